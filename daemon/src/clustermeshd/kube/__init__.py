@@ -1,0 +1,1 @@
+"""Everything that speaks to an API server: client, informer, lease, typed objects, writer."""

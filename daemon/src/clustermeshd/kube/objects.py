@@ -1,0 +1,359 @@
+"""The Kubernetes objects we read, as typed structs with only the fields we need.
+
+msgspec skips the rest of an object unparsed, which is why managedFields cost nothing: 20 times less memory and 17
+times faster than dicts (docs/decisions/0002). Absent lists decode to empty tuples; null does too.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+
+class Struct(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
+    """Base of all: immutable, camelCase on the wire, absent fields take their default."""
+
+
+class OwnerReference(Struct, frozen=True):
+    api_version: str = ""
+    kind: str = ""
+    name: str = ""
+    uid: str = ""
+    controller: bool | None = None
+    block_owner_deletion: bool | None = None
+
+
+class Metadata(Struct, frozen=True):
+    name: str = ""
+    namespace: str | None = None
+    uid: str = ""
+    resource_version: str = ""
+    generation: int = 0
+    creation_timestamp: str | None = None
+    deletion_timestamp: str | None = None
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+    owner_references: tuple[OwnerReference, ...] | None = None
+    finalizers: tuple[str, ...] | None = None
+
+
+class Object(Struct, frozen=True):
+    """What every kind has."""
+
+    metadata: Metadata = Metadata()
+
+    @property
+    def key(self) -> str:
+        """``namespace/name``, or ``name`` for cluster-scoped kinds: the key of every store."""
+        meta = self.metadata
+        return f"{meta.namespace}/{meta.name}" if meta.namespace else meta.name
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return self.metadata.labels or {}
+
+    @property
+    def annotations(self) -> dict[str, str]:
+        return self.metadata.annotations or {}
+
+
+class Condition(Struct, frozen=True, omit_defaults=False):
+    type: str
+    status: str
+    reason: str = ""
+    message: str = ""
+    last_transition_time: str = ""
+    observed_generation: int = 0
+
+
+# ---- core/v1
+
+
+class Namespace(Object, frozen=True):
+    pass
+
+
+class NodeAddress(Struct, frozen=True):
+    type: str = ""
+    address: str = ""
+
+
+class NodeSpec(Struct, frozen=True):
+    pod_cidrs: tuple[str, ...] | None = msgspec.field(name="podCIDRs", default=None)
+    pod_cidr: str | None = msgspec.field(name="podCIDR", default=None)
+
+
+class NodeStatus(Struct, frozen=True):
+    addresses: tuple[NodeAddress, ...] | None = None
+
+
+class Node(Object, frozen=True):
+    spec: NodeSpec = NodeSpec()
+    status: NodeStatus = NodeStatus()
+
+
+class PodIP(Struct, frozen=True):
+    ip: str = ""
+
+
+class PodSpec(Struct, frozen=True):
+    node_name: str | None = None
+    host_network: bool = False
+    service_account_name: str | None = None
+
+
+class PodStatus(Struct, frozen=True):
+    phase: str = ""
+    pod_ips: tuple[PodIP, ...] | None = msgspec.field(name="podIPs", default=None)
+
+
+class Pod(Object, frozen=True):
+    spec: PodSpec = PodSpec()
+    status: PodStatus = PodStatus()
+
+
+class ServicePort(Struct, frozen=True):
+    name: str | None = None
+    protocol: str = "TCP"
+    port: int = 0
+    app_protocol: str | None = None
+
+
+class ServiceSpec(Struct, frozen=True):
+    type: str = "ClusterIP"
+    selector: dict[str, str] | None = None
+    ports: tuple[ServicePort, ...] | None = None
+    cluster_ip: str | None = msgspec.field(name="clusterIP", default=None)
+    cluster_ips: tuple[str, ...] | None = msgspec.field(name="clusterIPs", default=None)
+    ip_families: tuple[str, ...] | None = None
+    publish_not_ready_addresses: bool = False
+
+
+class Service(Object, frozen=True):
+    spec: ServiceSpec = ServiceSpec()
+
+
+class Secret(Object, frozen=True):
+    data: dict[str, str] | None = None  # base64; never log this object
+    type: str = ""
+
+
+class ObjectReference(Struct, frozen=True):
+    kind: str = ""
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+
+
+class EndpointAddress(Struct, frozen=True):
+    ip: str
+    node_name: str | None = None
+    hostname: str | None = None
+    target_ref: ObjectReference | None = None
+
+
+class EndpointPort(Struct, frozen=True):
+    name: str | None = None
+    port: int | None = None
+    protocol: str = "TCP"
+    app_protocol: str | None = None
+
+
+class EndpointSubset(Struct, frozen=True):
+    addresses: tuple[EndpointAddress, ...] | None = None
+    not_ready_addresses: tuple[EndpointAddress, ...] | None = None
+    ports: tuple[EndpointPort, ...] | None = None
+
+
+class Endpoints(Object, frozen=True):
+    subsets: tuple[EndpointSubset, ...] | None = None
+
+
+# ---- discovery.k8s.io/v1
+
+
+class EndpointConditions(Struct, frozen=True):
+    ready: bool | None = None
+    serving: bool | None = None
+    terminating: bool | None = None
+
+
+class Endpoint(Struct, frozen=True):
+    addresses: tuple[str, ...] = ()
+    conditions: EndpointConditions = EndpointConditions()
+    hostname: str | None = None
+    node_name: str | None = None
+    zone: str | None = None
+    target_ref: ObjectReference | None = None
+
+
+class EndpointSlice(Object, frozen=True):
+    address_type: str = "IPv4"
+    endpoints: tuple[Endpoint, ...] | None = None
+    ports: tuple[EndpointPort, ...] | None = None
+
+
+# ---- networking.k8s.io/v1
+
+
+class ServiceCIDRSpec(Struct, frozen=True):
+    cidrs: tuple[str, ...] | None = None
+
+
+class ServiceCIDR(Object, frozen=True):
+    spec: ServiceCIDRSpec = ServiceCIDRSpec()
+
+
+# ---- clustermesh.io/v1alpha1 (CRDs: roles/mesh_crds/files)
+
+
+class ClusterAccessSecret(Struct, frozen=True):
+    name: str = ""
+    namespace: str = ""
+    kind: str = "Secret"
+
+
+class SyncOptions(Struct, frozen=True):
+    overlay_routing_mode: str = "Disabled"
+
+
+class ImportRules(Struct, frozen=True):
+    """What a peer may claim. Absent = any prefix that collides with nothing of ours."""
+
+    pod_cidrs: tuple[str, ...] | None = msgspec.field(name="podCIDRs", default=None)
+    node_cidrs: tuple[str, ...] | None = msgspec.field(name="nodeCIDRs", default=None)
+    namespaces: tuple[str, ...] | None = None
+
+
+class RemoteClusterConfigurationSpec(Struct, frozen=True):
+    cluster_access_secret: ClusterAccessSecret | None = None
+    sync_options: SyncOptions = SyncOptions()
+    import_: ImportRules = msgspec.field(name="import", default=ImportRules())
+
+
+class RefusedObject(Struct, frozen=True):
+    kind: str
+    name: str
+    reason: str
+    message: str
+
+
+class RemoteClusterCounts(Struct, frozen=True, omit_defaults=False):
+    nodes: int = 0
+    services: int = 0
+    endpoint_slices: int = 0
+    refused: int = 0
+
+
+class RemoteClusterConfigurationStatus(Struct, frozen=True):
+    observed_generation: int = 0
+    cluster_id: str = msgspec.field(name="clusterID", default="")
+    server_version: str = ""
+    conditions: tuple[Condition, ...] | None = None
+    counts: RemoteClusterCounts | None = None
+    last_sync_time: str | None = None
+    credential_expiry_time: str | None = None
+    refused: tuple[RefusedObject, ...] | None = None
+
+
+class RemoteClusterConfiguration(Object, frozen=True):
+    spec: RemoteClusterConfigurationSpec = RemoteClusterConfigurationSpec()
+    status: RemoteClusterConfigurationStatus = RemoteClusterConfigurationStatus()
+
+
+class RemoteNodeSpec(Struct, frozen=True):
+    """One node of a remote cluster, as far as a data plane must know it."""
+
+    cluster_id: str = msgspec.field(name="clusterID", default="")
+    cluster_name: str = ""  # the RemoteClusterConfiguration's
+    node_name: str = ""
+    overlay_routing_mode: str = "Disabled"
+    addresses: tuple[str, ...] = ()  # underlay (InternalIP), at most one per family
+    pod_cidrs: tuple[str, ...] = msgspec.field(name="podCIDRs", default=())
+    tunnel_addresses: tuple[str, ...] = ()  # at most one per family
+    vtep_mac: str = msgspec.field(name="vtepMAC", default="")
+
+
+class RemoteNode(Object, frozen=True):
+    spec: RemoteNodeSpec = RemoteNodeSpec()
+
+
+class MeshNodeDevice(Struct, frozen=True, omit_defaults=False):
+    name: str
+    vni: int
+    port: int
+    mtu: int
+    underlay_interface: str
+    underlay_address: str
+    tunnel_address: str = ""
+    mac: str = ""
+
+
+class MeshNodePeer(Struct, frozen=True, omit_defaults=False):
+    name: str
+    overlay_routing_mode: str = "Disabled"
+    wanted_nodes: int = 0
+    programmed_nodes: int = 0
+    wanted_routes: int = 0
+    programmed_routes: int = 0
+
+
+class MeshNodeProblem(Struct, frozen=True, omit_defaults=False):
+    reason: str
+    object: str
+    message: str
+
+
+class MeshNodeStatus(Struct, frozen=True):
+    agent_version: str = ""
+    devices: tuple[MeshNodeDevice, ...] | None = None
+    peers: tuple[MeshNodePeer, ...] | None = None
+    problems: tuple[MeshNodeProblem, ...] | None = None
+    conditions: tuple[Condition, ...] | None = None
+    last_change_time: str | None = None
+
+
+class MeshNode(Object, frozen=True):
+    status: MeshNodeStatus = MeshNodeStatus()
+
+
+# ---- coordination.k8s.io/v1
+
+
+class LeaseSpec(Struct, frozen=True):
+    holder_identity: str | None = None
+    lease_duration_seconds: int | None = None
+    acquire_time: str | None = None
+    renew_time: str | None = None
+    lease_transitions: int | None = None
+
+
+class Lease(Object, frozen=True):
+    spec: LeaseSpec = LeaseSpec()
+
+
+# ---- the wire
+
+
+class ListMeta(Struct, frozen=True):
+    resource_version: str = ""
+    continue_: str | None = msgspec.field(name="continue", default=None)
+    remaining_item_count: int | None = None
+
+
+class Status(Struct, frozen=True):
+    """metav1.Status: the body of an error."""
+
+    code: int = 0
+    reason: str = ""
+    message: str = ""
+    details: Any = None
+
+
+ObjectT = TypeVar("ObjectT", bound=Object)
+
+
+class ObjectList(Struct, Generic[ObjectT], frozen=True):
+    metadata: ListMeta = ListMeta()
+    items: tuple[ObjectT, ...] | None = None

@@ -1,0 +1,50 @@
+"""The numbers and names by which the data plane marks its kernel objects, each one setting with one default.
+
+The defaults stay clear of Calico, flannel and Cilium: own VNI and UDP port (a second VXLAN device with the same VNI
+and port is refused by the kernel, and Felix drops foreign packets on its port), a table outside 1-250 and 253-255, a
+rule priority below WireGuard's 99, a route protocol that no routing daemon claims.
+Every cluster of a mesh must use the same VNI and port; the rest is local to a node.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+VXLAN_OVERHEAD_V4: Final = (
+    50  # bytes: outer Ethernet payload 20 (IPv4) + 8 UDP + 8 VXLAN + 14 inner Ethernet (RFC 7348)
+)
+VXLAN_OVERHEAD_V6: Final = 70  # the same with 40 bytes of IPv6
+
+
+@dataclass(frozen=True, slots=True)
+class Dataplane:
+    """Marks of the kernel objects of one node.
+
+    ``device`` names the VXLAN device of inner IPv4; the one of inner IPv6 has the suffix ``v6`` and ``vni + 1``
+    (two devices of one VNI cannot share a socket). ``route_protocol`` is 5..255, see ``rtm_protocol`` in rtnetlink(7).
+    """
+
+    device: str = "clustermesh0"
+    vni: int = 4097
+    port: int = 4790
+    table: int = 4097
+    rule_priority: int = 98
+    route_protocol: int = 77
+    nft_table: str = "clustermesh"
+
+    def device_of(self, family: int) -> str:
+        """Name of the device of an inner address family (4 or 6)."""
+        return self.device if family == 4 else f"{self.device}v6"
+
+    def vni_of(self, family: int) -> int:
+        """VNI of the device of an inner address family (4 or 6)."""
+        return self.vni if family == 4 else self.vni + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Loopback ports of the health and metrics endpoints (both daemons may share a host)."""
+
+    controller: int = 9471
+    agent: int = 9472
