@@ -1,0 +1,177 @@
+"""Admission of remote nodes: what a peer may claim, and that the answer depends on facts alone."""
+
+import random
+from ipaddress import ip_address, ip_network
+
+import pytest
+from clustermeshd.kube import objects
+from clustermeshd.model.addresses import vtep_mac
+from clustermeshd.plan.admission import LocalNetworks
+from clustermeshd.plan.remotenodes import PeerNodes, plan, remote_node_name
+from hypothesis import given
+from hypothesis import strategies as st
+
+LOCAL = LocalNetworks(
+    pod_cidrs=(ip_network("10.1.0.0/16"), ip_network("fd00:1::/48")),
+    service_cidrs=(ip_network("10.96.0.0/16"),),
+    node_addresses=(ip_address("192.168.0.1"),),
+)
+
+
+def configuration(name="west", created="2026-01-01T00:00:00Z", overlay="Enabled", **rules):
+    return objects.RemoteClusterConfiguration(
+        metadata=objects.Metadata(name=name, uid=f"uid-{name}", creation_timestamp=created),
+        spec=objects.RemoteClusterConfigurationSpec(
+            sync_options=objects.SyncOptions(overlay_routing_mode=overlay), import_=objects.ImportRules(**rules)
+        ),
+    )
+
+
+def node(name="n1", cidrs=("10.2.0.0/24",), addresses=("192.168.1.1",), created="2026-01-01T00:00:00Z", **annotations):
+    return objects.Node(
+        metadata=objects.Metadata(
+            name=name,
+            creation_timestamp=created,
+            annotations={k.replace("__", "/"): v for k, v in annotations.items()},
+        ),
+        spec=objects.NodeSpec(pod_cidrs=tuple(cidrs)),
+        status=objects.NodeStatus(
+            addresses=tuple(objects.NodeAddress(type="InternalIP", address=a) for a in addresses)
+        ),
+    )
+
+
+def peer(*nodes, name="west", created="2026-01-01T00:00:00Z", mirrored=(), listed=True, **rules):
+    return PeerNodes(
+        configuration(name, created, **rules), f"id-{name}", tuple(nodes) if listed else None, tuple(mirrored)
+    )
+
+
+def test_a_node_becomes_a_remote_node_with_everything_a_data_plane_needs():
+    both = node(cidrs=("10.2.0.0/24", "fd00:2::/64"), addresses=("192.168.1.1", "fd77::1"))
+    (made,) = plan(LOCAL, [peer(both)])["west"].nodes.values()
+    assert made.metadata.name == "west.n1"
+    assert made.spec == objects.RemoteNodeSpec(
+        cluster_id="id-west",
+        cluster_name="west",
+        node_name="n1",
+        overlay_routing_mode="Enabled",
+        addresses=("192.168.1.1", "fd77::1"),
+        pod_cidrs=("10.2.0.0/24", "fd00:2::/64"),
+        tunnel_addresses=("10.2.0.0", "fd00:2::"),
+        vtep_mac=vtep_mac("id-west", "n1"),
+    )
+    assert [owner.uid for owner in made.metadata.owner_references] == ["uid-west"]
+
+
+def test_calicos_tunnel_address_is_taken_only_inside_the_nodes_own_prefixes():
+    key = "projectcalico.org__IPv4VXLANTunnelAddr"
+    (inside,) = plan(LOCAL, [peer(node(**{key: "10.2.0.77"}))])["west"].nodes.values()
+    (outside,) = plan(LOCAL, [peer(node(**{key: "10.1.0.77"}))])["west"].nodes.values()
+    assert inside.spec.tunnel_addresses == ("10.2.0.77",)
+    assert outside.spec.tunnel_addresses == ("10.2.0.0",)
+
+
+@pytest.mark.parametrize(
+    ("cidr", "reason"),
+    [
+        ("10.1.7.0/24", "OverlapsLocal"),
+        ("10.0.0.0/8", "OverlapsLocal"),
+        ("10.96.0.0/12", "OverlapsLocal"),
+        ("192.168.0.0/24", "OverlapsLocal"),
+        ("fd00:1::/64", "OverlapsLocal"),
+        ("0.0.0.0/0", "Reserved"),
+        ("::/0", "Reserved"),
+        ("127.0.0.0/24", "Reserved"),
+        ("169.254.169.254/32", "Reserved"),
+        ("224.0.0.0/24", "Reserved"),
+        ("fe80::/64", "Reserved"),
+        ("ff02::/64", "Reserved"),
+        ("100.100.100.0/24", "Reserved"),
+        ("10.2.0.1/24", "InvalidCIDR"),
+        ("::ffff:10.2.0.0/120", "InvalidCIDR"),
+        ("x\x1b[31m", "InvalidCIDR"),
+    ],
+)
+def test_a_bad_prefix_is_refused_with_a_reason_and_the_nodes_good_ones_work(cidr, reason):
+    made = plan(LOCAL, [peer(node(cidrs=(cidr, "10.2.0.0/24")))])["west"]
+    assert [r.reason for r in made.refused] == [reason]
+    assert made.nodes["west.n1"].spec.pod_cidrs == ("10.2.0.0/24",)
+    assert all(character.isprintable() for character in made.refused[0].message)
+
+
+@pytest.mark.parametrize(
+    "address", ["192.168.0.1", "10.1.0.5", "127.0.0.1", "169.254.169.254", "fe80::1", "nonsense", "0.0.0.0"]
+)
+def test_a_node_whose_only_address_is_not_its_own_is_not_mirrored(address):
+    made = plan(LOCAL, [peer(node(addresses=(address,)))])["west"]
+    assert not made.nodes
+    assert made.refused
+
+
+def test_the_older_peer_keeps_a_prefix_that_two_peers_claim_and_the_younger_heals():
+    old, young = (
+        peer(node(), name="zz", created="2025-01-01T00:00:00Z"),
+        peer(node(addresses=("192.168.9.9",)), name="aa"),
+    )
+    plans = plan(LOCAL, [young, old])
+    assert plans["zz"].nodes["zz.n1"].spec.pod_cidrs == ("10.2.0.0/24",)
+    assert plans["aa"].nodes["aa.n1"].spec.pod_cidrs == ()
+    assert [r.reason for r in plans["aa"].refused] == ["OverlapsPeer"]
+    assert plan(LOCAL, [young])["aa"].nodes["aa.n1"].spec.pod_cidrs == ("10.2.0.0/24",)
+
+
+def test_a_peer_that_has_not_listed_keeps_its_mirrored_nodes_and_their_claims():
+    before = tuple(plan(LOCAL, [peer(node())])["west"].nodes.values())
+    away = peer(name="west", created="2025-01-01T00:00:00Z", mirrored=before, listed=False)
+    plans = plan(LOCAL, [away, peer(node(addresses=("192.168.9.9",)), name="east")])
+    assert tuple(plans["west"].nodes.values()) == before
+    assert plans["east"].nodes["east.n1"].spec.pod_cidrs == ()
+    assert plans["west"].owns(ip_address("10.2.0.9"))
+
+
+def test_import_rules_bound_what_is_admitted():
+    rules = {"pod_cidrs": ("10.2.0.0/16",), "node_cidrs": ("192.168.1.0/24",)}
+    nodes = [node("a"), node("b", ("10.3.0.0/24",), ("192.168.1.2",)), node("c", ("10.2.5.0/24",), ("192.168.2.3",))]
+    made = plan(LOCAL, [peer(*nodes, **rules)])["west"]
+    assert {n.spec.node_name: n.spec.pod_cidrs for n in made.nodes.values()} == {"a": ("10.2.0.0/24",), "b": ()}
+    assert {r.reason for r in made.refused} == {"NotAllowed"}
+
+
+def test_owns_knows_pod_prefixes_and_node_addresses_and_nothing_else():
+    made = plan(LOCAL, [peer(node())])["west"]
+    assert made.owns(ip_address("10.2.0.200"))
+    assert made.owns(ip_address("192.168.1.1"))
+    assert not made.owns(ip_address("10.2.1.1"))
+    assert not made.owns(ip_address("10.1.0.1"))
+    assert not made.owns(ip_address("fd00:2::1"))
+
+
+def test_a_long_node_name_keeps_a_legal_and_unique_name():
+    names = {remote_node_name("west", "n" * 250 + str(i)) for i in range(3)}
+    assert len(names) == 3
+    assert all(len(name) <= 253 for name in names)
+
+
+_NETWORKS = st.builds(
+    lambda a, b, length: str(ip_network(f"10.{a}.{b}.0/{length}", strict=False)),
+    st.integers(0, 6),
+    st.integers(0, 255),
+    st.sampled_from([15, 16, 20, 24, 25]),
+)
+
+
+@given(st.lists(st.lists(_NETWORKS, max_size=3), max_size=8), st.randoms())
+def test_the_plan_depends_on_facts_not_on_their_order_and_never_overlaps(claims, shuffle: random.Random):
+    peers = []
+    for index, cidrs in enumerate(claims):
+        nodes = [node(f"n{i}", (c,), (f"172.16.{index}.{i + 1}",)) for i, c in enumerate(cidrs)]
+        shuffle.shuffle(nodes)
+        peers.append(peer(*nodes, name=f"p{index}", created=f"2026-01-0{index % 3 + 1}T00:00:00Z"))
+    first = plan(LOCAL, peers)
+    shuffle.shuffle(peers)
+    again = plan(LOCAL, [PeerNodes(p.configuration, p.cluster_id, tuple(reversed(p.nodes))) for p in peers])
+    assert {k: v.nodes for k, v in first.items()} == {k: v.nodes for k, v in again.items()}
+    admitted = [ip_network(c) for made in first.values() for n in made.nodes.values() for c in n.spec.pod_cidrs]
+    assert not any(a.overlaps(b) for i, a in enumerate(admitted) for b in admitted[:i])
+    assert not any(a.overlaps(ours) for a in admitted for ours in LOCAL.pod_cidrs if ours.version == 4)
