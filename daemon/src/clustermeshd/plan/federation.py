@@ -126,7 +126,7 @@ def _endpoint(
 def _metadata(
     service: objects.Service, source: objects.EndpointSlice, cluster: str | None, chunk: int
 ) -> objects.Metadata:
-    identity = f"{cluster or ''}/{source.metadata.namespace}/{source.metadata.name}/{chunk}"
+    identity = f"{cluster or ''}/{source.metadata.name}/{source.address_type}/{chunk}"
     labels = {
         names.SERVICE_NAME: service.metadata.name,
         names.SLICE_MANAGED_BY: names.SLICE_MANAGER,

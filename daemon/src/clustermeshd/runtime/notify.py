@@ -1,0 +1,50 @@
+"""sd_notify(3): readiness, status text and watchdog of a systemd service.
+
+A datagram to the socket named by NOTIFY_SOCKET; without that variable every call does nothing, so the same daemon runs
+in a container or a terminal.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+
+class Notifier:
+    """Speaks to the service manager; ``watchdog_interval_s`` is how often it wants a sign of life, or None."""
+
+    def __init__(self, environment: dict[str, str] | None = None) -> None:
+        env = os.environ if environment is None else environment
+        path = env.get("NOTIFY_SOCKET", "")
+        self._address = f"\0{path[1:]}" if path.startswith("@") else path
+        usec = env.get("WATCHDOG_USEC", "")
+        self.watchdog_interval_s = int(usec) / 3e6 if usec.isdigit() and int(usec) > 0 else None
+        self._last_status = ""
+
+    def ready(self) -> None:
+        """The first complete sync is done."""
+        self._send("READY=1")
+
+    def status(self, text: str) -> None:
+        """One line for people (``systemctl status``); sent only when it changes."""
+        line = " ".join(text.split())
+        if line != self._last_status:
+            self._last_status = line
+            self._send(f"STATUS={line}")
+
+    def alive(self) -> None:
+        """To be called from the loop that does the real work."""
+        if self.watchdog_interval_s is not None:
+            self._send("WATCHDOG=1")
+
+    def stopping(self) -> None:
+        self._send("STOPPING=1")
+
+    def _send(self, message: str) -> None:
+        if not self._address:
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            try:
+                sock.sendto(message.encode(), self._address)
+            except OSError:  # the manager is gone or busy; the next message tells
+                return
