@@ -1,0 +1,1 @@
+"""Command lines: the daemon's (clustermeshd) and the people's (clustermesh)."""

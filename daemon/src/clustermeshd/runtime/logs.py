@@ -10,7 +10,7 @@ import json
 import logging
 import re
 import sys
-import time
+from datetime import UTC, datetime
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
@@ -20,23 +20,23 @@ def escape(text: str) -> str:
     return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
-class _Text(logging.Formatter):
-    converter = time.gmtime
+def _stamp(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
+
+class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        stamp = f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{int(record.msecs):03d}Z"
-        line = f"{stamp} {record.levelname:<7} {record.name.removeprefix('clustermeshd.')}: {record.getMessage()}"
+        logger = record.name.removeprefix("clustermeshd.")
+        line = f"{_stamp(record)} {record.levelname:<7} {logger}: {record.getMessage()}"
         if record.exc_info:
             line = f"{line}: {self.formatException(record.exc_info)}"
         return escape(line)
 
 
 class _Json(logging.Formatter):
-    converter = time.gmtime
-
     def format(self, record: logging.LogRecord) -> str:
         entry = {
-            "time": f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{int(record.msecs):03d}Z",
+            "time": _stamp(record),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),

@@ -1,0 +1,105 @@
+"""What the controller watches in its own cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import IPv4Network, IPv6Network
+
+from clustermeshd.controller.facts import ServiceFacts
+from clustermeshd.kube import objects, resources
+from clustermeshd.kube.client import Client
+from clustermeshd.kube.informer import Change, Informer
+from clustermeshd.model import names
+from clustermeshd.model.addresses import parse_address, parse_network
+from clustermeshd.plan.admission import LocalNetworks
+
+_OURS = f"{names.MANAGED_BY}={names.MANAGER}"
+
+
+class LocalFacts:
+    """Informers on the local API server, and the values that planning asks for."""
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        configurations_changed: Callable[[], None],
+        nodes_changed: Callable[[], None],
+        services_changed: Callable[[str], None],
+    ) -> None:
+        def touched(_: object) -> None:
+            nodes_changed()
+
+        def namespace_of(change: Change[objects.Endpoints]) -> None:
+            changed = change.new or change.old
+            if changed is not None:
+                services_changed(changed.metadata.namespace or "")
+
+        self.services = ServiceFacts(services_changed)
+        self.configurations: Informer[objects.RemoteClusterConfiguration] = Informer(
+            client, resources.REMOTE_CLUSTER_CONFIGURATIONS, on_change=lambda _: configurations_changed()
+        )
+        self.nodes: Informer[objects.Node] = Informer(client, resources.NODES, on_change=_relevant(nodes_changed))
+        self.service_cidrs: Informer[objects.ServiceCIDR] = Informer(
+            client, resources.SERVICE_CIDRS, on_change=touched
+        )
+        self.remote_nodes: Informer[objects.RemoteNode] = Informer(
+            client, resources.REMOTE_NODES, label_selector=_OURS, on_change=touched
+        )
+        self.service_informer: Informer[objects.Service] = Informer(
+            client, resources.SERVICES, on_change=self.services.on_service
+        )
+        self.slice_informer: Informer[objects.EndpointSlice] = Informer(
+            client, resources.ENDPOINT_SLICES, on_change=self.services.on_slice
+        )
+        self.endpoints: Informer[objects.Endpoints] = Informer(
+            client, resources.ENDPOINTS, label_selector=_OURS, on_change=namespace_of
+        )
+
+    @property
+    def informers(self) -> tuple[Informer[objects.Object], ...]:
+        return (  # type: ignore[return-value]
+            self.configurations,
+            self.nodes,
+            self.service_cidrs,
+            self.remote_nodes,
+            self.service_informer,
+            self.slice_informer,
+            self.endpoints,
+        )
+
+    async def wait_synced(self) -> None:
+        for informer in self.informers:
+            await informer.wait_synced()
+
+    def networks(self) -> LocalNetworks:
+        """Prefixes and addresses that no peer may claim."""
+        pods = [c for n in self.nodes.store.values() for c in map(parse_network, n.spec.pod_cidrs or ()) if c]
+        services = [
+            c
+            for s in self.service_cidrs.store.values()
+            for c in map(parse_network, s.spec.cidrs or ())
+            if c is not None
+        ]
+        addresses = [
+            a
+            for n in self.nodes.store.values()
+            for a in (parse_address(entry.address) for entry in n.status.addresses or ())
+            if a is not None
+        ]
+        return LocalNetworks(_sorted(pods), _sorted(services), tuple(sorted(addresses, key=str)))
+
+
+def _sorted(networks: list[IPv4Network | IPv6Network]) -> tuple[IPv4Network | IPv6Network, ...]:
+    return tuple(sorted(set(networks), key=str))
+
+
+def _relevant(changed: Callable[[], None]) -> Callable[[Change[objects.Node]], None]:
+    """Heartbeats rewrite a Node's status every few seconds; only addresses and prefixes count."""
+
+    def on_change(change: Change[objects.Node]) -> None:
+        old, new = change.old, change.new
+        if old is None or new is None or (old.spec, old.status) != (new.spec, new.status):
+            changed()
+
+    return on_change

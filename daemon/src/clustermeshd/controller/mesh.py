@@ -1,0 +1,237 @@
+"""The leader's work: follow RemoteClusterConfigurations, keep one task per peer, reconcile what changed.
+
+Reconciles run one after the other in one loop, fed by a set of what is dirty; peers run beside it, each in its own
+task, so that a dead, slow or hostile one delays neither the loop nor another peer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from clustermeshd.controller.events import Events
+from clustermeshd.controller.federation import Federator
+from clustermeshd.controller.local import LocalFacts
+from clustermeshd.controller.metrics import Metrics
+from clustermeshd.controller.nodes import NodeMirror
+from clustermeshd.controller.peer import Peer
+from clustermeshd.controller.status import StatusWriter
+from clustermeshd.kube import objects, resources
+from clustermeshd.kube.client import Client
+from clustermeshd.kube.writer import Writer
+from clustermeshd.model import names
+from clustermeshd.model.errors import MeshError, Refused
+from clustermeshd.plan.peerstatus import reason_of
+from clustermeshd.runtime.notify import Notifier
+
+_LOG = logging.getLogger(__name__)
+
+_SETTLE_S = 0.05  # a burst of events becomes one reconcile
+_RETRY_S = 1.0
+_STATUS_PERIOD_S = 5.0
+_STUCK_S = 120.0  # a loop that has not turned for this long is reported dead
+_RESYNC_PERIOD_S = 300.0  # what no event told (Calico's federation controller has the same period)
+
+
+class Mesh:
+    """Everything one leader does; ``run`` ends only by cancellation or a fatal error."""
+
+    def __init__(
+        self, client: Client, *, user_agent: str, metrics: Metrics, notifier: Notifier, fence: Callable[[], None]
+    ) -> None:
+        self.peers: dict[str, Peer] = {}
+        self.has_synced = False
+        self._client = client
+        self._user_agent = user_agent
+        self._metrics = metrics
+        self._notifier = notifier
+        self._last_turn = time.monotonic()
+        self._wake = asyncio.Event()
+        self._dirty_configurations = True
+        self._dirty_nodes = True
+        self._dirty_namespaces: set[str] = set()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._cluster_id = ""
+        self._local = LocalFacts(
+            client,
+            configurations_changed=self._configurations_changed,
+            nodes_changed=self._nodes_changed,
+            services_changed=self._services_changed,
+        )
+        writer = Writer(client, names.CONTROLLER_MANAGER, fence=fence)
+        self._nodes = NodeMirror(self._local, self.peers, writer)
+        self._federator = Federator(self._local, self.peers, self._nodes, writer, Events(client))
+        self._status = StatusWriter(client, self.peers, self._nodes, metrics)
+
+    def is_alive(self) -> bool:
+        """Whether the loop turns; before the first sync it may wait for the API server as long as that takes."""
+        return not self.has_synced or time.monotonic() - self._last_turn < _STUCK_S
+
+    async def run(self) -> None:
+        self._cluster_id = (await self._own_identity()).metadata.uid
+        async with asyncio.TaskGroup() as group:
+            for informer in self._local.informers:
+                group.create_task(informer.run())
+            await self._local.wait_synced()
+            group.create_task(self._tick())
+            await self._loop(group)
+
+    async def _own_identity(self) -> objects.Namespace:
+        while True:
+            try:
+                return await self._client.get(resources.NAMESPACES, "kube-system")
+            except MeshError as error:
+                _LOG.warning("own API server: %s", error)
+                await asyncio.sleep(_RETRY_S)
+
+    # ---- what changed
+
+    def _configurations_changed(self) -> None:
+        self._dirty_configurations = True
+        self._wake.set()
+
+    def _nodes_changed(self) -> None:
+        self._dirty_nodes = True
+        self._wake.set()
+
+    def _services_changed(self, namespace: str) -> None:
+        self._dirty_namespaces.add(namespace)
+        self._wake.set()
+
+    async def _tick(self) -> None:
+        """Status follows time too (a peer that went silent); everything is looked at again now and then."""
+        since_resync = 0.0
+        while True:
+            await asyncio.sleep(_STATUS_PERIOD_S)
+            since_resync += _STATUS_PERIOD_S
+            self._dirty_configurations = True
+            if since_resync >= _RESYNC_PERIOD_S:
+                since_resync = 0.0
+                self._dirty_nodes = True
+                self._dirty_namespaces.update(self._local.services.namespaces())
+            self._wake.set()
+
+    # ---- reconcile
+
+    async def _loop(self, group: asyncio.TaskGroup) -> None:
+        self._dirty_namespaces.update(self._local.services.namespaces())
+        while True:
+            await self._wake.wait()
+            await asyncio.sleep(_SETTLE_S)
+            self._wake.clear()
+            if self._dirty_configurations:
+                self._dirty_configurations = False
+                self._follow_configurations(group)
+            if self._dirty_nodes:
+                self._dirty_nodes = False
+                await self._try("nodes", self._reconcile_nodes, self._nodes_changed)
+            namespaces, self._dirty_namespaces = self._dirty_namespaces, set()
+            for namespace in namespaces:
+                await self._try_namespace(namespace)
+            for name, configuration in list(self._local.configurations.store.items()):
+                await self._try_status(name, configuration)
+            self.has_synced = True
+            self._last_turn = time.monotonic()
+            self._notifier.status(self._summary())
+
+    async def _reconcile_nodes(self) -> None:
+        before = {name: self._admitted(name) for name in self.peers}
+        await self._nodes.reconcile()
+        if before != {name: self._admitted(name) for name in self.peers}:
+            # which endpoints a peer may have follows from the prefixes that are its own
+            self._dirty_namespaces.update({s.metadata.namespace or "" for s in self._federator.federated()})
+            if self._dirty_namespaces:
+                self._wake.set()
+
+    def _admitted(self, name: str) -> frozenset[tuple[object, ...]]:
+        plan = self._nodes.plans.get(name)
+        return frozenset((n.spec.addresses, n.spec.pod_cidrs) for n in plan.nodes.values()) if plan else frozenset()
+
+    async def _try_namespace(self, namespace: str) -> None:
+        await self._try(
+            "services", lambda: self._federator.reconcile(namespace), lambda: self._services_changed(namespace)
+        )
+
+    async def _try_status(self, name: str, configuration: objects.RemoteClusterConfiguration) -> None:
+        await self._try("status", lambda: self._status.reconcile(name, configuration), self._configurations_changed)
+
+    async def _try(self, what: str, work: Callable[[], Awaitable[None]], again: Callable[[], None]) -> None:
+        """Runs a reconcile; one that fails is logged, counted and tried again, and stops no other."""
+        started = time.monotonic()
+        try:
+            await work()
+        except MeshError as error:
+            self._metrics.errors.labels(what, reason_of(error)).inc()
+            _LOG.warning("%s: %s", what, error)
+            asyncio.get_running_loop().call_later(_RETRY_S, again)
+        finally:
+            self._metrics.reconcile.labels(what).observe(time.monotonic() - started)
+
+    # ---- peers
+
+    def _follow_configurations(self, group: asyncio.TaskGroup) -> None:
+        """Starts, updates and ends peers as their configurations come and go."""
+        wanted = self._local.configurations.store
+        for name in [n for n, peer in self.peers.items() if not _same(peer, wanted.get(n))]:
+            _LOG.info("Closing syncer for RemoteClusterConfiguration(%s)", name)
+            self.peers.pop(name)
+            self._tasks.pop(name).cancel()
+            self._metrics.forget(name)
+            self._everything_changed()
+        for name, configuration in wanted.items():
+            if name not in self.peers:
+                self._start(group, configuration)
+                self._everything_changed()
+            elif self.peers[name].configuration.spec != configuration.spec:
+                self._everything_changed()
+            self.peers[name].configuration = configuration
+
+    def _everything_changed(self) -> None:
+        self._dirty_nodes = True
+        self._dirty_namespaces.update({s.metadata.namespace or "" for s in self._federator.federated()})
+
+    def _start(self, group: asyncio.TaskGroup, configuration: objects.RemoteClusterConfiguration) -> None:
+        peer = Peer(
+            self._client,
+            configuration,
+            user_agent=self._user_agent,
+            accept=self._accept,
+            nodes_changed=self._nodes_changed,
+            services_changed=self._services_changed,
+            status_changed=lambda _: self._configurations_changed(),
+        )
+        self.peers[peer.name] = peer
+        self._tasks[peer.name] = group.create_task(peer.run(), name=f"peer {peer.name}")
+
+    def _accept(self, name: str, cluster_id: str) -> None:
+        """Refuses a peer that is ourselves, or the same cluster under two names (the older name wins)."""
+        where = f"RemoteClusterConfiguration {name}"
+        if cluster_id == self._cluster_id:
+            raise Refused(
+                "SameCluster", "the kubeconfig leads to this very cluster", where=where, fix="name another one"
+            )
+        mine = self.peers[name].configuration.metadata
+        for other in self.peers.values():
+            meta = other.configuration.metadata
+            older = (meta.creation_timestamp or "", meta.name) < (mine.creation_timestamp or "", mine.name)
+            if other.name != name and other.cluster_id == cluster_id and older:
+                raise Refused(
+                    "DuplicateCluster", f"it is the cluster of {other.name}", where=where, fix="delete one of the two"
+                )
+
+    def _summary(self) -> str:
+        current = sum(1 for peer in self.peers.values() if peer.connection is not None and peer.error is None)
+        nodes = sum(len(plan.nodes) for plan in self._nodes.plans.values())
+        return f"leading; {current} of {len(self.peers)} peers in sync, {nodes} remote nodes"
+
+
+def _same(peer: Peer, configuration: objects.RemoteClusterConfiguration | None) -> bool:
+    """Whether a running peer still serves this configuration: same object, same Secret."""
+    return (
+        configuration is not None
+        and configuration.metadata.deletion_timestamp is None
+        and configuration.metadata.uid == peer.configuration.metadata.uid
+        and configuration.spec.cluster_access_secret == peer.configuration.spec.cluster_access_secret
+    )

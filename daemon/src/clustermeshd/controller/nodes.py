@@ -1,0 +1,55 @@
+"""Mirrors the nodes of all peers into RemoteNodes, as far as admission lets them in."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from clustermeshd.controller.local import LocalFacts
+from clustermeshd.controller.peer import Peer
+from clustermeshd.kube import resources
+from clustermeshd.kube.writer import Writer
+from clustermeshd.model import names
+from clustermeshd.model.addresses import Address
+from clustermeshd.plan import remotenodes
+from clustermeshd.plan.remotenodes import PeerNodes, PeerPlan
+
+_LOG = logging.getLogger(__name__)
+
+
+class NodeMirror:
+    """Owner of the RemoteNode objects; ``plans`` is what the last reconcile decided, by peer."""
+
+    def __init__(self, local: LocalFacts, peers: Mapping[str, Peer], writer: Writer) -> None:
+        self.plans: dict[str, PeerPlan] = {}
+        self._local = local
+        self._peers = peers
+        self._writer = writer
+
+    def owns(self, peer: str, address: Address) -> bool:
+        """Whether an endpoint of ``peer`` may have this address."""
+        plan = self.plans.get(peer)
+        return plan is not None and plan.owns(address)
+
+    async def reconcile(self) -> None:
+        """Writes what differs; removes what no peer has, of peers that are gone or have listed completely."""
+        store = self._local.remote_nodes.store
+        self.plans = remotenodes.plan(self._local.networks(), [self._facts(peer) for peer in self._peers.values()])
+        desired = {name: node for plan in self.plans.values() for name, node in plan.nodes.items()}
+        for name, node in desired.items():
+            await self._writer.ensure(resources.REMOTE_NODES, node, actual=store.get(name))
+        for name in [name for name in store if name not in desired]:
+            _LOG.info("removing RemoteNode %s", name)
+            await self._writer.remove(resources.REMOTE_NODES, store[name])
+
+    def _facts(self, peer: Peer) -> PeerNodes:
+        connection = peer.connection
+        mirrored = tuple(
+            node
+            for node in self._local.remote_nodes.store.values()
+            if node.labels.get(names.REMOTE_CLUSTER) == peer.name
+        )
+        if connection is None:
+            known = mirrored[0].spec.cluster_id if mirrored else ""
+            return PeerNodes(peer.configuration, known, None, mirrored)
+        return PeerNodes(peer.configuration, connection.cluster_id, connection.nodes.store.values(), mirrored)

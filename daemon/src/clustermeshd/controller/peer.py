@@ -1,0 +1,170 @@
+"""Life of one peer: its RemoteClusterConfiguration, the Secret behind it, and the connection they give.
+
+A changed Secret opens a second connection beside the first, which is closed only once the second has synced: rotation
+without a gap. A Secret that is missing or refused leaves the first one in place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import logging
+from collections.abc import Callable
+
+from clustermeshd.controller.connection import Connection
+from clustermeshd.kube import objects, resources
+from clustermeshd.kube.access import from_secret
+from clustermeshd.kube.client import Client
+from clustermeshd.kube.informer import Informer
+from clustermeshd.model.errors import MeshError, Refused
+
+_LOG = logging.getLogger(__name__)
+
+
+class Peer:
+    """A remote cluster as its configuration names it; ``connection`` holds the facts in force."""
+
+    def __init__(
+        self,
+        client: Client,
+        configuration: objects.RemoteClusterConfiguration,
+        *,
+        user_agent: str,
+        accept: Callable[[str, str], None],
+        nodes_changed: Callable[[], None],
+        services_changed: Callable[[str], None],
+        status_changed: Callable[[str], None],
+    ) -> None:
+        self.name = configuration.metadata.name
+        self.configuration = configuration
+        self.connection: Connection | None = None
+        self._candidate: Connection | None = None
+        self._problem: MeshError | None = None
+        self._client = client
+        self._user_agent = user_agent
+        self._accept = accept
+        self._nodes_changed = nodes_changed
+        self._services_changed = services_changed
+        self._status_changed = status_changed
+        self._wake = asyncio.Event()
+
+    @property
+    def error(self) -> MeshError | None:
+        """Why the facts of this peer are not current, or None."""
+        if self._problem is not None:
+            return self._problem
+        newest = self._candidate or self.connection
+        return newest.error if newest is not None else None
+
+    @property
+    def cluster_id(self) -> str:
+        newest = self._candidate or self.connection
+        return newest.cluster_id if newest is not None else ""
+
+    @property
+    def credentials(self) -> Connection | None:
+        """The connection with the newest credentials, synced or not."""
+        return self._candidate or self.connection
+
+    async def run(self) -> None:
+        """Follows the Secret until cancelled."""
+        reference = self.configuration.spec.cluster_access_secret
+        if reference is None or not reference.name or not reference.namespace:
+            self._problem = Refused(
+                "SecretNotNamed",
+                "spec.clusterAccessSecret is empty",
+                where=f"RemoteClusterConfiguration {self.name}",
+                fix="name the Secret that holds the remote kubeconfig",
+            )
+            self._status_changed(self.name)
+            return
+        secrets: Informer[objects.Secret] = Informer(
+            self._client,
+            resources.SECRETS,
+            namespace=reference.namespace,
+            field_selector=f"metadata.name={reference.name}",
+            on_change=lambda _: self._wake.set(),
+        )
+        async with asyncio.TaskGroup() as group:
+            group.create_task(secrets.run())
+            group.create_task(self._watch_secret_access(secrets))
+            await secrets.wait_synced()
+            await self._follow(group, secrets, f"Secret {reference.namespace}/{reference.name}")
+
+    async def _watch_secret_access(self, secrets: Informer[objects.Secret]) -> None:
+        """Tells why the Secret cannot be read (no Role, no such namespace), until it can."""
+        while not secrets.has_synced:
+            if secrets.error is not None:
+                self._problem = secrets.error
+                self._status_changed(self.name)
+            await asyncio.sleep(1)
+        self._problem = None
+
+    async def _follow(self, group: asyncio.TaskGroup, secrets: Informer[objects.Secret], where: str) -> None:
+        tasks: dict[Connection, asyncio.Task[None]] = {}
+        while True:
+            self._wake.clear()
+            made = self._open(next(iter(secrets.store.values()), None), where)
+            if made is not None:
+                if self._candidate is not None:
+                    tasks.pop(self._candidate).cancel()
+                self._candidate = made
+                tasks[made] = group.create_task(made.run())
+                group.create_task(self._promote(made, tasks))
+            self._status_changed(self.name)
+            await self._wake.wait()
+
+    def _open(self, secret: objects.Secret | None, where: str) -> Connection | None:
+        """A connection for the Secret's content, or None when it is in use already or cannot be used."""
+        try:
+            access = from_secret(_kubeconfig(secret, where), where)
+        except Refused as error:
+            self._problem = error
+            _LOG.warning("RemoteClusterConfiguration(%s): %s", self.name, error)
+            return None
+        self._problem = None
+        newest = self._candidate or self.connection
+        if newest is not None and newest.access.fingerprint == access.fingerprint:
+            return None
+        _LOG.info("Creating syncer for RemoteClusterConfiguration(%s)", self.name)
+        return Connection(
+            access,
+            user_agent=self._user_agent,
+            accept=lambda cluster_id: self._accept(self.name, cluster_id),
+            nodes_changed=self._nodes_changed,
+            services_changed=self._services_changed,
+        )
+
+    async def _promote(self, made: Connection, tasks: dict[Connection, asyncio.Task[None]]) -> None:
+        """Puts a connection in force once it has listed everything, and only then closes the one before it."""
+        await made.wait_synced()
+        if self._candidate is not made:
+            return
+        before, self.connection, self._candidate = self.connection, made, None
+        if before is not None:
+            tasks.pop(before).cancel()
+        _LOG.info("Sending in-sync update for RemoteClusterConfiguration(%s)", self.name)
+        self._nodes_changed()
+        for namespace in {*made.services.namespaces(), *(before.services.namespaces() if before else ())}:
+            self._services_changed(namespace)
+        self._status_changed(self.name)
+
+
+def _kubeconfig(secret: objects.Secret | None, where: str) -> bytes:
+    """The ``kubeconfig`` of an access Secret as the Calico Enterprise pages describe it."""
+    if secret is None:
+        raise Refused("SecretMissing", "there is no such Secret", where=where, fix="create it with the key kubeconfig")
+    data = secret.data or {}
+    try:
+        kind = base64.b64decode(data.get("datastoreType", ""), validate=True).decode().strip()
+        content = base64.b64decode(data.get("kubeconfig", ""), validate=True)
+    except (binascii.Error, UnicodeDecodeError):
+        raise Refused("SecretInvalid", "a value is not base64 text", where=where, fix="create it again") from None
+    if kind not in ("", "kubernetes"):
+        raise Refused("DatastoreRefused", f"datastoreType is {kind!r}", where=where, fix="set it to kubernetes")
+    if not content:
+        raise Refused(
+            "SecretInvalid", "key kubeconfig is missing or empty", where=where, fix="add the remote kubeconfig"
+        )
+    return content

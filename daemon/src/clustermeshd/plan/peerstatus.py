@@ -1,0 +1,93 @@
+"""What the status of a RemoteClusterConfiguration says, from what is known about the peer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from clustermeshd.kube import objects
+from clustermeshd.model.errors import MeshError, Refused
+from clustermeshd.plan.conditions import Verdict, merge
+
+_EXAMPLES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class PeerFacts:
+    """Facts about a peer; ``last_sync`` and ``credential_expiry`` are RFC 3339 times or empty."""
+
+    error: MeshError | None = None
+    identified: bool = False
+    synced: bool = False
+    cluster_id: str = ""
+    server_version: str = ""
+    nodes: int = 0
+    services: int = 0
+    endpoint_slices: int = 0
+    refused: tuple[objects.RefusedObject, ...] = ()
+    last_sync: str = ""
+    credential_expiry: str = ""
+
+
+def verdicts(configuration: objects.RemoteClusterConfiguration, facts: PeerFacts) -> tuple[Verdict, ...]:
+    """Connected, Synced, Routed and Degraded."""
+    return _connected(facts), _synced(facts), _routed(configuration, facts), _degraded(facts)
+
+
+def _connected(facts: PeerFacts) -> Verdict:
+    if facts.error is not None:
+        return Verdict("Connected", False, reason_of(facts.error), str(facts.error))
+    if not facts.identified:
+        return Verdict("Connected", None, "Connecting", "waiting for the first answer")
+    return Verdict("Connected", True, "Connected", f"Kubernetes {facts.server_version}")
+
+
+def _synced(facts: PeerFacts) -> Verdict:
+    if not facts.synced:
+        return Verdict("Synced", False, "NotListed", "not every kind has been listed yet; nothing is removed")
+    if facts.error is not None:
+        return Verdict("Synced", False, "Stale", "the last known state is kept")
+    return Verdict("Synced", True, "InSync", f"{facts.nodes} nodes, {facts.services} services")
+
+
+def _routed(configuration: objects.RemoteClusterConfiguration, facts: PeerFacts) -> Verdict:
+    if configuration.spec.sync_options.overlay_routing_mode != "Enabled":
+        return Verdict("Routed", None, "OverlayDisabled", "routing is left to the underlay")
+    if facts.nodes == 0:
+        return Verdict("Routed", False, "NoNodes", "no node of this peer is admitted yet")
+    return Verdict("Routed", True, "OverlayEnabled", f"{facts.nodes} nodes are given to the agents")
+
+
+def _degraded(facts: PeerFacts) -> Verdict:
+    if facts.refused:
+        first = facts.refused[0]
+        text = f"{len(facts.refused)} objects refused, for example {first.kind} {first.name}: {first.message}"
+        return Verdict("Degraded", True, "ObjectsRefused", text)
+    return Verdict("Degraded", False, "NothingRefused")
+
+
+def reason_of(error: MeshError) -> str:
+    """Stable CamelCase reason of an error: its own, or the name of its class."""
+    return error.reason if isinstance(error, Refused) else type(error).__name__
+
+
+def status(
+    configuration: objects.RemoteClusterConfiguration, facts: PeerFacts, *, time: str
+) -> objects.RemoteClusterConfigurationStatus:
+    """The whole status; equal facts give an equal status whatever the time, so that nothing is written for nothing."""
+    before = configuration.status
+    generation = configuration.metadata.generation
+    return objects.RemoteClusterConfigurationStatus(
+        observed_generation=generation,
+        cluster_id=facts.cluster_id or before.cluster_id,
+        server_version=facts.server_version or before.server_version,
+        conditions=merge(before.conditions, verdicts(configuration, facts), time=time, generation=generation),
+        counts=objects.RemoteClusterCounts(
+            nodes=facts.nodes,
+            services=facts.services,
+            endpoint_slices=facts.endpoint_slices,
+            refused=len(facts.refused),
+        ),
+        last_sync_time=facts.last_sync or before.last_sync_time,
+        credential_expiry_time=facts.credential_expiry or None,
+        refused=facts.refused[:_EXAMPLES] or None,
+    )
