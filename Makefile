@@ -1,23 +1,77 @@
-# The commands of this repository. `make help` lists them.
+# The commands of this repository; `make help` lists them.
 SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 VENV := .venv
-export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+BIN := $(CURDIR)/$(VENV)/bin
+export PATH := $(BIN):$(PATH)
+WHEELS := roles/mesh_daemon/files/wheels
+DAEMON := daemon/pyproject.toml $(shell find daemon/src -name '*.py')
+LAB ?= demo
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
+# ---- the two commands of the README
+
+demo: venv wheels collections ## two real clusters, one playbook, pods that reach each other, federated Services
+	@lab setup
+	@python -m demo --lab $(LAB)
+
+demo-down: venv ## remove everything the demo made
+	@lab --lab $(LAB) down
+
+test: venv wheels collections lint ## everything: style, types, unit, API, kernel and end-to-end tests
+	@lab setup
+	@lab build
+	@python -m pytest
+
+# ---- parts of it
+
+lint: venv collections ## style, types, layers, Ansible lint and sanity
+	@echo "==> ruff, mypy, import layers"
+	@ruff check .
+	@ruff format --check .
+	@cd daemon && mypy --no-error-summary && lint-imports --config pyproject.toml > /dev/null
+	@cd lab && mypy --no-error-summary
+	@echo "==> ansible-lint, ansible-test sanity"
+	@ANSIBLE_COLLECTIONS_PATH=$(CURDIR)/collections ansible-lint --offline --profile production -q
+	@tests/sanity.sh
+
+test-fast: venv wheels collections ## only the tests that need no lab
+	@python -m pytest -m "not lab"
+
+# ---- set-up; each is made once and again when what it is made from changes
+
 $(VENV)/.ready: requirements-dev.txt daemon/pyproject.toml lab/pyproject.toml
 	@echo "==> Python environment in $(VENV)"
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python 3.11 or newer is needed")'
+	@$(PYTHON) -m venv $(VENV) || { echo "apt-get install python3-venv, then again" >&2; exit 1; }
 	@$(VENV)/bin/pip install --quiet uv
 	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python -r requirements-dev.txt -e daemon -e lab
 	@touch $@
 
-venv: $(VENV)/.ready ## the Python environment (.venv) with everything the other commands use
+venv: $(VENV)/.ready ## the Python environment with everything the other commands use
 
-lock: $(VENV)/.ready ## pin requirements-dev.in into requirements-dev.txt
-	$(VENV)/bin/uv pip compile --quiet --python-version 3.11 --no-header --annotation-style line requirements-dev.in -o requirements-dev.txt
+$(WHEELS)/.ready: $(DAEMON) requirements-dev.txt
+	@echo "==> Wheels of the daemon and its dependencies in $(WHEELS)"
+	@rm -rf $(WHEELS) && mkdir -p $(WHEELS)
+	@$(VENV)/bin/pip wheel --quiet ./daemon --constraint requirements-dev.txt --wheel-dir $(WHEELS)
+	@cd $(WHEELS) && sha256sum *.whl > SHA256SUMS
+	@rm -rf daemon/build && touch $@
 
-.PHONY: help venv lock
+wheels: venv $(WHEELS)/.ready ## the wheels that role mesh_daemon carries
+
+collections: collections/ansible_collections/clustermesh/core ## the link by which Ansible finds this checkout
+
+collections/ansible_collections/clustermesh/core:
+	@mkdir -p $(@D) && ln -sfn ../../.. $@
+
+lock: venv ## pin requirements-dev.in into requirements-dev.txt
+	@uv pip compile --quiet --python-version 3.11 --no-header --annotation-style line requirements-dev.in -o requirements-dev.txt
+
+clean: ## what the set-up made in this checkout (caches of the user stay)
+	@rm -rf $(VENV) collections $(WHEELS) daemon/build lab/build
+
+.PHONY: help demo demo-down test test-fast lint venv wheels collections lock clean
