@@ -1,0 +1,3 @@
+module clustermesh.io/lab/pause
+
+go 1.26.0

@@ -1,0 +1,143 @@
+"""Processes that are known by id and start time.
+
+A process id alone is not an identity: it is reused, and a lab that was left behind for a week must never kill what
+got its old ids since. The start time from /proc tells them apart, and a pidfd holds the one that was checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .command import in_netns
+from .errors import MissingRequirement
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+
+def start_time(pid: int) -> int | None:
+    """Clock ticks from boot to the start of a process; None when there is none (a zombie counts as none)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (OSError, ValueError):
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessId:
+    """One process, never its successor under the same number."""
+
+    pid: int
+    started: int
+
+    @classmethod
+    def of(cls, pid: int) -> ProcessId | None:
+        """The running process `pid`; None when there is none."""
+        started = start_time(pid)
+        return None if started is None else cls(pid, started)
+
+    @classmethod
+    def read(cls, file: Path) -> ProcessId | None:
+        """A recorded process that still runs; None when the file or the process is gone."""
+        try:
+            pid, started = file.read_text().split()
+            found = cls(int(pid), int(started))
+        except (OSError, ValueError):
+            return None
+        return found if found.is_alive() else None
+
+    def write(self, file: Path) -> None:
+        """Record it; `read` takes it back."""
+        beside = file.with_suffix(".new")
+        beside.write_text(f"{self.pid} {self.started}\n")
+        beside.replace(file)
+
+    def is_alive(self) -> bool:
+        """Whether this very process still runs."""
+        return start_time(self.pid) == self.started
+
+    def send(self, signum: int) -> bool:
+        """Signal it; False when it has ended."""
+        try:
+            pidfd = os.pidfd_open(self.pid)
+        except OSError:
+            return False
+        try:
+            if not self.is_alive():
+                return False
+            signal.pidfd_send_signal(pidfd, signum)
+        except ProcessLookupError:
+            return False
+        finally:
+            os.close(pidfd)
+        return True
+
+
+def wait_gone(processes: Iterable[ProcessId], timeout_s: float) -> list[ProcessId]:
+    """Those which still run after at most that long."""
+    deadline = time.monotonic() + timeout_s
+    left = list(processes)
+    while left := [p for p in left if p.is_alive()]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.02)
+    return left
+
+
+def end(processes: Sequence[ProcessId], *, grace_s: float = 3) -> None:
+    """SIGTERM, then SIGKILL after the grace time. Ends paused ones too."""
+    for process in processes:
+        process.send(signal.SIGTERM)
+        process.send(signal.SIGCONT)
+    for process in wait_gone(processes, grace_s):
+        process.send(signal.SIGKILL)
+    wait_gone(processes, 5)
+
+
+def spawn(
+    argv: Sequence[str],
+    *,
+    log: Path,
+    netns: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: bytes | None = None,
+    cgroup_files: Sequence[Path] = (),
+) -> subprocess.Popen[bytes]:
+    """Start a program in a session of its own, output appended to `log`, inside the given control groups."""
+
+    def join_cgroups() -> None:
+        for file in cgroup_files:
+            fd = os.open(file, os.O_WRONLY)
+            os.write(fd, b"0")
+            os.close(fd)
+
+    extra: dict[str, Any] = {"preexec_fn": join_cgroups} if cgroup_files else {}
+    with log.open("ab") as out:
+        log.chmod(0o600)
+        try:
+            child = subprocess.Popen(
+                in_netns(netns, argv),
+                stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+                stdout=out,
+                stderr=out,
+                env=env,
+                cwd=cwd,
+                start_new_session=True,
+                **extra,
+            )
+        except FileNotFoundError as error:
+            raise MissingRequirement(f"program {error.filename!r} is not installed", do="see `lab doctor`") from error
+    if stdin is not None and child.stdin:
+        with contextlib.suppress(BrokenPipeError):
+            child.stdin.write(stdin)
+            child.stdin.close()
+    return child
