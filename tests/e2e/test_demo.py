@@ -1,0 +1,253 @@
+"""Everything the demo shows, and what it promises about killing and removing, on the `demo` preset."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import subprocess
+import time
+
+import pytest
+from clustermesh_lab import Cluster, Lab
+
+from demo import probes, scenario
+from tests.e2e.streams import Stream
+
+PRESET = "demo"
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
+
+OTHER = {"east": "west", "west": "east"}
+
+
+def get(cluster: Cluster, *what: str) -> list[dict]:
+    return json.loads(cluster.kubectl("get", *what, "-o", "json"))["items"]
+
+
+def route_dump(cluster: Cluster, node: str) -> str:
+    """Every link, route, rule and neighbour of a node but the mesh's own."""
+    commands = (
+        ("ip", "-o", "link"),
+        ("ip", "route", "show", "table", "all"),
+        ("ip", "-6", "route", "show", "table", "all"),
+        ("ip", "rule"),
+    )
+    lines = [line for argv in commands for line in cluster.nodes[node].exec(list(argv)).splitlines()]
+    # the kernel counts down life times and numbers links; the mesh's own lines are looked at on their own
+    return "\n".join(line for line in lines if "clustermesh" not in line and "4097" not in line)
+
+
+def mesh_routes(cluster: Cluster, node: str) -> list[str]:
+    return cluster.nodes[node].exec(["ip", "route", "show", "table", "4097"]).splitlines()
+
+
+def writes(lab: Lab, since: str) -> list[str]:
+    """Write requests of people (not of components and service accounts) in the audit logs since a time."""
+    found = []
+    for cluster in lab.clusters.values():
+        for line in cluster.audit_log.read_text().splitlines():
+            event = json.loads(line)
+            if event["requestReceivedTimestamp"] < since or event["verb"] in ("get", "list", "watch"):
+                continue
+            user = event["user"]["username"]
+            review = event.get("objectRef", {}).get("resource", "").endswith("reviews")
+            if not user.startswith("system:") and not review:
+                found.append(f"{cluster.name}: {user} {event['verb']} {event['requestURI']}")
+    return found
+
+
+def test_pods_reach_pods_of_the_other_cluster_and_keep_their_source(meshed: Lab):
+    crossings = scenario.crossings(meshed)
+    assert {(c.client.cluster, c.server.cluster) for c in crossings} == {("east", "west"), ("west", "east")}
+    assert [c for c in crossings if not c.is_preserved] == []
+
+
+def test_the_packets_between_the_clusters_are_vxlan_between_routed_subnets(meshed: Lab):
+    east, west = meshed.clusters["east"], meshed.clusters["west"]
+    (client, *_), (server, *_) = probes.pods(east, "app=productpage"), probes.pods(west, "app=reviews")
+    argv = ["timeout", "15", "tcpdump", "-lnni", "eth0", "-c", "4", "udp", "port", "4790"]
+    capture = east.nodes[client.node].popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    time.sleep(1.5)
+    assert probes.source_seen(east, client, server.ip()) == client.ip()
+    text = capture.communicate(timeout=20)[0]
+    nodes = {east.nodes[client.node].addresses[0], west.nodes[server.node].addresses[0]}
+    assert nodes <= set(re.findall(r"\d+\.\d+\.\d+\.\d+", text)), text
+    assert {node.rsplit(".", 1)[0] for node in nodes} == {n.rsplit(".", 1)[0] for n in nodes}
+    assert len({node.rsplit(".", 1)[0] for node in nodes}) == 2, "the nodes must be in different subnets"
+    assert client.ip() in text
+    assert server.ip() in text
+
+
+def test_hosts_reach_remote_pods_with_their_tunnel_address(meshed: Lab):
+    east, west = meshed.clusters["east"], meshed.clusters["west"]
+    (server, *_) = probes.pods(west, "app=reviews")
+    for name, node in east.nodes.items():
+        seen = node.exec(["curl", "-sS", "--max-time", "5", f"http://{server.ip()}:{probes.PORT}/clientip"])
+        (cidr,) = [item["spec"]["podCIDR"] for item in get(east, "nodes") if item["metadata"]["name"] == name]
+        assert seen.rsplit(":", 1)[0] == cidr.split("/")[0]
+
+
+@pytest.mark.parametrize("cluster", ["east", "west"])
+@pytest.mark.parametrize(("service", "answering"), [("reviews", {"east", "west"}), ("ratings", {"east"})])
+def test_a_federated_service_lists_and_reaches_every_backend(meshed: Lab, cluster: str, service: str, answering: set):
+    assert scenario.addresses(meshed.clusters[cluster], service) == scenario.expected(meshed, service)
+    counts = scenario.answers(meshed, cluster, f"{service}.{scenario.NAMESPACE}", 20)
+    assert counts.total() == 20
+    assert set(counts) == answering
+
+
+def test_a_remote_backend_scaled_up_and_down_is_followed(meshed: Lab):
+    east = meshed.clusters["east"]
+    for replicas in (3, 1):
+        scenario.scale(meshed, "west", "reviews-v2", replicas)
+        scenario.until("scale", lambda want=replicas + 2: len(scenario.addresses(east, "reviews")) == want, 60)
+
+
+def test_a_second_run_changes_nothing_and_writes_nothing(meshed: Lab):
+    since = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
+    recap = scenario.playbook(meshed)
+    assert {host: counts["changed"] for host, counts in recap.hosts.items() if counts["changed"]} == {}, recap.output
+    assert writes(meshed, since) == []
+
+
+def test_status_conditions_say_what_is(meshed: Lab):
+    for name, cluster in meshed.clusters.items():
+        (rcc,) = get(cluster, "remoteclusterconfigurations.clustermesh.io")
+        conditions = {c["type"]: c["status"] for c in rcc["status"]["conditions"]}
+        assert rcc["metadata"]["name"] == OTHER[name]
+        assert conditions == {"Connected": "True", "Synced": "True", "Routed": "True", "Degraded": "False"}
+        assert rcc["status"]["counts"]["nodes"] == 2
+        nodes = get(cluster, "meshnodes.clustermesh.io")
+        assert {n["metadata"]["name"] for n in nodes} == {"n1", "n2"}
+        for node in nodes:
+            assert [(p["name"], p["programmedRoutes"]) for p in node["status"]["peers"]] == [(OTHER[name], 2)]
+
+
+def test_killing_any_process_of_ours_loses_no_packet_of_established_traffic(meshed: Lab):
+    east, west = meshed.clusters["east"], meshed.clusters["west"]
+    a, b = probes.pods(east, "app=productpage")[0], probes.pods(west, "app=reviews")[0]
+    with Stream((east, a), (west, b)) as there, Stream((west, b), (east, a)) as back:
+        for unit in ("clustermesh-agent", "clustermesh-controller"):
+            for cluster in (east, west):
+                for node in cluster.nodes.values():
+                    node.ssh(["systemctl", "kill", "--signal=KILL", "--kill-whom=main", unit])
+            time.sleep(2)
+            for cluster in (east, west):
+                for node in cluster.nodes.values():
+                    node.ssh(["systemctl", "restart", unit])
+        time.sleep(1)
+        results = there.end(), back.end()
+    assert [r["lost"] for r in results] == [0, 0], results
+    assert [r["sources"] for r in results] == [[a.ip()], [b.ip()]]
+    assert min(r["sent"] for r in results) > 3000
+    scenario.until("mesh is whole again", lambda: scenario.federated(meshed) >= 0, 60)
+
+
+def test_deleting_a_remote_cluster_configuration_removes_what_is_its_and_nothing_else(meshed: Lab):
+    east = meshed.clusters["east"]
+    before = {node: route_dump(east, node) for node in east.nodes}
+    services = {s["metadata"]["uid"]: s["metadata"]["resourceVersion"] for s in get(east, "services", "-A")}
+    own = scenario.expected_in(east, "reviews")
+    east.kubectl("delete", "remoteclusterconfigurations.clustermesh.io", "west")
+    took = scenario.until("objects of the peer are gone", lambda: get(east, "remotenodes.clustermesh.io") == [], 10)
+    scenario.until("its routes are gone", lambda: not any(mesh_routes(east, n) for n in east.nodes), 10)
+    scenario.until("its endpoints are gone", lambda: scenario.addresses(east, "reviews") == own, 10)
+    assert took < 5
+    assert {node: route_dump(east, node) for node in east.nodes} == before
+    assert {s["metadata"]["uid"]: s["metadata"]["resourceVersion"] for s in get(east, "services", "-A")} == services
+    assert [c for c in scenario.crossings(meshed) if c.source in c.client.ips] == [], "one direction has no way back"
+    scenario.playbook(meshed)
+    scenario.federated(meshed)
+    assert all(c.is_preserved for c in scenario.crossings(meshed))
+
+
+def test_the_documented_kubectl_procedure_by_hand_gives_the_same_mesh(meshed: Lab):
+    specs = {name: _remote_specs(cluster) for name, cluster in meshed.clusters.items()}
+    for cluster in meshed.clusters.values():
+        cluster.kubectl("delete", "remoteclusterconfigurations.clustermesh.io", "--all")
+        cluster.kubectl(
+            "-n",
+            "clustermesh-system",
+            "delete",
+            "secret,role,rolebinding",
+            "-l",
+            "app.kubernetes.io/managed-by=clustermesh",
+        )
+    for name, cluster in meshed.clusters.items():
+        scenario.until("cleared", lambda c=cluster: get(c, "remotenodes.clustermesh.io") == [], 20)
+        kubeconfig = _kubeconfig_by_hand(meshed.clusters[OTHER[name]])
+        _peer_by_hand(cluster, OTHER[name], kubeconfig)
+    scenario.federated(meshed)
+    assert {name: _remote_specs(cluster) for name, cluster in meshed.clusters.items()} == specs
+    scenario.until("routes", lambda: all(c.is_preserved for c in scenario.crossings(meshed)), 30)
+
+
+def _remote_specs(cluster: Cluster) -> dict[str, dict]:
+    return {item["metadata"]["name"]: item["spec"] for item in get(cluster, "remotenodes.clustermesh.io")}
+
+
+def _kubeconfig_by_hand(cluster: Cluster) -> str:
+    """The kubeconfig of the seeds: a token Secret of the ServiceAccount, the CA and the server of the admin's own."""
+    secret = "apiVersion: v1\nkind: Secret\ntype: kubernetes.io/service-account-token\nmetadata:\n  name: by-hand\n"
+    secret += (
+        "  namespace: clustermesh-system\n  annotations: {kubernetes.io/service-account.name: clustermesh-remote}\n"
+    )
+    cluster.kubectl("apply", "-f", "-", input=secret)
+    read = ("-n", "clustermesh-system", "get", "secret", "by-hand", "-o", "jsonpath={.data.token}")
+    scenario.until("the token is there", lambda: cluster.kubectl(*read) != "", 10)
+    token = base64.b64decode(cluster.kubectl(*read)).decode()
+    view = json.loads(cluster.kubectl("config", "view", "--flatten", "--minify", "--raw", "-o", "json"))
+    name = "tigera-federation-remote-cluster"
+    document = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "users": [{"name": name, "user": {"token": token}}],
+        "clusters": [{"name": name, "cluster": view["clusters"][0]["cluster"]}],
+        "contexts": [{"name": f"{name}-ctx", "context": {"cluster": name, "user": name}}],
+        "current-context": f"{name}-ctx",
+    }
+    return json.dumps(document)
+
+
+def _peer_by_hand(cluster: Cluster, peer: str, kubeconfig: str) -> None:
+    namespace, secret = "clustermesh-system", f"by-hand-{peer}"
+    cluster.kubectl(
+        "apply",
+        "-f",
+        "-",
+        input=json.dumps(
+            {
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "metadata": {"name": secret, "namespace": namespace},
+                "stringData": {"datastoreType": "kubernetes", "kubeconfig": kubeconfig},
+            }
+        ),
+    )
+    access = "remote-cluster-secret-access-by-hand"
+    cluster.kubectl("-n", namespace, "create", "role", access, "--verb=get,list,watch", "--resource=secrets")
+    cluster.kubectl(
+        "-n",
+        namespace,
+        "create",
+        "rolebinding",
+        access,
+        f"--role={access}",
+        f"--serviceaccount={namespace}:clustermesh-controller",
+    )
+    cluster.kubectl(
+        "apply",
+        "-f",
+        "-",
+        input=json.dumps(
+            {
+                "apiVersion": "clustermesh.io/v1alpha1",
+                "kind": "RemoteClusterConfiguration",
+                "metadata": {"name": peer},
+                "spec": {
+                    "clusterAccessSecret": {"name": secret, "namespace": namespace, "kind": "Secret"},
+                    "syncOptions": {"overlayRoutingMode": "Enabled"},
+                },
+            }
+        ),
+    )
