@@ -1,0 +1,55 @@
+"""Tunnel addresses on ``lo``, and the list of all addresses of the node.
+
+Our mark is the address protocol (IFA_PROTO, kernel 5.18) and, for IPv4, also the label ``lo:mesh``, which older
+kernels keep too. An IPv6 address written on an older kernel bears no mark and is therefore left alone by uninstall.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from clustermeshd.kernel.messages import address_family
+from clustermeshd.kernel.netlink import REPLACE, Netlink, Request, attribute, attributes
+from clustermeshd.kernel.state import HostAddress, Link, LocalAddress
+
+RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
+_LOOPBACK: Final = "lo"
+_LABEL: Final = b"lo:mesh"
+_IFADDRMSG: Final = struct.Struct("=4BI")  # family, prefix length, flags, scope, device index
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_LABEL, _IFA_PROTO = 1, 2, 3, 11
+
+
+def dump_addresses(
+    netlink: Netlink, links: dict[str, Link], protocol: int
+) -> tuple[tuple[LocalAddress, ...], dict[object, HostAddress]]:
+    """All addresses of the node, and those on ``lo`` that carry our mark."""
+    names = {link.index: link.name for link in links.values()}
+    everything = []
+    ours: dict[object, HostAddress] = {}
+    for payload in netlink.dump(RTM_GETADDR, _IFADDRMSG.pack(0, 0, 0, 0, 0)):
+        _, length, _, _, index = _IFADDRMSG.unpack_from(payload)
+        found = attributes(payload, 8)
+        address = found.get(_IFA_LOCAL) or found[_IFA_ADDRESS]
+        link = names.get(index, "")
+        everything.append(LocalAddress(address, length, link))
+        is_marked = found.get(_IFA_PROTO) == bytes((protocol,)) or found.get(_IFA_LABEL, b"").rstrip(b"\0") == _LABEL
+        if link == _LOOPBACK and is_marked and length == 8 * len(address):
+            ours[address] = HostAddress(address)
+    return tuple(everything), ours
+
+
+def put_address(address: HostAddress, index: int, protocol: int) -> Request:
+    return Request(RTM_NEWADDR, REPLACE, _address(address, index, protocol))
+
+
+def delete_address(address: HostAddress, index: int, protocol: int) -> Request:
+    return Request(RTM_DELADDR, 0, _address(address, index, protocol))
+
+
+def _address(value: HostAddress, index: int, protocol: int) -> bytes:
+    packed = value.address
+    body = attribute(_IFA_LOCAL, packed) + attribute(_IFA_ADDRESS, packed) + attribute(_IFA_PROTO, bytes((protocol,)))
+    if len(packed) == 4:
+        body += attribute(_IFA_LABEL, _LABEL + b"\0")
+    return _IFADDRMSG.pack(address_family(packed), 8 * len(packed), 0, 0, index) + body

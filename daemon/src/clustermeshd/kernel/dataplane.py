@@ -1,0 +1,263 @@
+"""The kernel as one object: read what carries our marks, write a difference.
+
+Order of additions: device, tunnel address, nftables, nexthop, FDB entry, neighbour, route, rule; removals go the
+other way round. nftables stands before routes, since the first packet of a connection decides its NAT for good.
+Nothing is ever flushed, and one object that fails stops no other.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, Final
+
+from clustermeshd.kernel import addresses, links, messages, nftables, rules
+from clustermeshd.kernel.libnftables import Nft, NftError
+from clustermeshd.kernel.messages import RouteMark
+from clustermeshd.kernel.netlink import Netlink, NetlinkError, Request
+from clustermeshd.kernel.state import (
+    Changes,
+    Delta,
+    Device,
+    Failure,
+    FdbEntry,
+    KernelState,
+    Link,
+    Marked,
+    Neighbour,
+    Nexthop,
+    Report,
+    Route,
+    Surroundings,
+    keyed,
+)
+from clustermeshd.model.errors import Refused
+from clustermeshd.model.settings import Dataplane
+
+_GONE: Final = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL})
+MAC_PREFIX: Final = b"\x0e"  # model.addresses.vtep_mac
+FIRST_NEXTHOP: Final = 1 << 30  # our nexthop ids start here, far above what routing daemons count up to
+_ADDRESS_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
+
+
+class Kernel:
+    """The data plane of one node, in the network namespace of the thread that makes it. Calls block; one at a time."""
+
+    def __init__(self, settings: Dataplane) -> None:
+        self._settings = settings
+        self._mark = RouteMark(settings.table, settings.route_protocol)
+        self._netlink = Netlink()
+        self._nft = Nft()
+
+    @property
+    def port(self) -> int:
+        """Netlink port id of our writes: how the monitor tells them from other people's."""
+        return self._netlink.port
+
+    def close(self) -> None:
+        self._netlink.close()
+        self._nft.close()
+
+    # ---- reading
+
+    def observe(self) -> KernelState:
+        """Everything that carries our marks, and the surroundings that a plan must know."""
+        netlink, settings = self._netlink, self._settings
+        all_links, vxlans = links.dump_links(netlink)
+        names = {settings.device_of(family) for family in (4, 6)}
+        everything, ours = addresses.dump_addresses(netlink, all_links, settings.route_protocol)
+        devices = {name: vxlans[name] for name in names & vxlans.keys() if self._is_ours(vxlans[name])}
+        fdb, neighbours = self._dump_neighbours(devices, all_links)
+        nexthops, foreign_nexthops = self._dump_nexthops(all_links)
+        routes, foreign_routes = self._dump_routes()
+        marked = Marked(
+            devices=keyed(devices.values()),
+            addresses=ours,
+            nexthops=nexthops,
+            fdb=keyed(fdb),
+            neighbours=keyed(neighbours),
+            routes=routes,
+            rules=rules.dump_rules(netlink, settings),
+            nft=nftables.observe_table(self._nft, settings),
+        )
+        foreign_devices = frozenset(names & all_links.keys() - devices.keys())
+        around = Surroundings(all_links, everything, foreign_devices, foreign_routes, foreign_nexthops)
+        return KernelState(marked, around)
+
+    def _is_ours(self, device: Device) -> bool:
+        """By its mark; or by all numbers and the MAC prefix, where we died between making and marking it."""
+        numbers = (device.vni, device.port, device.learns, device.mac[:1])
+        family = 4 if device.name == self._settings.device_of(4) else 6
+        return device.is_marked or numbers == (self._settings.vni_of(family), self._settings.port, False, MAC_PREFIX)
+
+    def _dump_neighbours(
+        self, devices: Mapping[str, Device], all_links: Mapping[str, Link]
+    ) -> tuple[list[FdbEntry], list[Neighbour]]:
+        fdb: list[FdbEntry | None] = []
+        neighbours: list[Neighbour | None] = []
+        for name in devices:
+            index = all_links[name].index
+            payloads = self._dump(messages.RTM_GETNEIGH, messages.dump_fdb(index))
+            fdb += (messages.parse_fdb(payload, name, index) for payload in payloads)
+            for family in _ADDRESS_FAMILIES:
+                payloads = self._dump(messages.RTM_GETNEIGH, messages.dump_neighbours(family, index))
+                neighbours += (messages.parse_neighbour(payload, name, index) for payload in payloads)
+        return [entry for entry in fdb if entry], [neighbour for neighbour in neighbours if neighbour]
+
+    def _dump_nexthops(self, all_links: Mapping[str, Link]) -> tuple[dict[object, Nexthop], frozenset[int]]:
+        names = {link.index: link.name for link in all_links.values()}
+        ours: dict[object, Nexthop] = {}
+        foreign = set()
+        for payload in self._dump(messages.RTM_GETNEXTHOP, messages.DUMP_NEXTHOPS):
+            protocol, nexthop = messages.parse_nexthop(payload, names)
+            if protocol == self._mark.protocol and nexthop.id >= FIRST_NEXTHOP:
+                ours[nexthop.id] = nexthop
+            else:
+                foreign.add(nexthop.id)
+        return ours, frozenset(foreign)
+
+    def _dump_routes(self) -> tuple[dict[object, Route], frozenset[object]]:
+        ours: dict[object, Route] = {}
+        foreign = set()
+        for family in _ADDRESS_FAMILIES:
+            payload = messages.dump_routes(family, self._mark.table)
+            for found in self._dump(messages.RTM_GETROUTE, payload):
+                parsed = messages.parse_route(found, self._mark.table)
+                if parsed is None:
+                    continue
+                protocol, route = parsed
+                if protocol == self._mark.protocol:
+                    ours[route.key] = route
+                else:
+                    foreign.add(route.key)
+        return ours, frozenset(foreign)
+
+    def _dump(self, kind: int, payload: bytes) -> list[bytes]:
+        """A dump; empty where the kernel has no such table or device yet."""
+        try:
+            return self._netlink.dump(kind, payload)
+        except NetlinkError as error:
+            if error.code in (errno.ENOENT, errno.ENODEV):
+                return []
+            raise
+
+    # ---- writing
+
+    def apply(self, changes: Changes) -> Report:
+        """Write a difference. Failures are reported, not raised, except lost replies (``RepliesLost``)."""
+        return _Writer(self._settings, self._mark, self._netlink, self._nft).apply(changes)
+
+
+class _Writer:
+    """One application of a difference: what was done and what failed."""
+
+    def __init__(self, settings: Dataplane, mark: RouteMark, netlink: Netlink, nft: Nft) -> None:
+        self._settings, self._mark, self._netlink, self._nft = settings, mark, netlink, nft
+        self._failures: list[Failure] = []
+        self._written = self._removed = 0
+        self._indexes: dict[str, int] = {}
+
+    def apply(self, changes: Changes) -> Report:
+        self._remove_first(changes)
+        self._put_devices(changes.devices)
+        self._refresh_indexes()
+        self._put("addresses", changes.addresses, lambda value: addresses.put_address(value, *self._on("lo")))
+        table_dies = changes.nft is not None and changes.nft.table is None
+        if not table_dies:
+            self._change_nft(changes)
+        self._put("nexthops", changes.nexthops, lambda value: messages.put_nexthop(value, *self._on(value.device)))
+        self._put("fdb", changes.fdb, lambda value: messages.put_fdb(value, self._index(value.device)))
+        self._put("neighbours", changes.neighbours, self._put_neighbour)
+        self._put("routes", changes.routes, lambda value: messages.put_route(value, self._mark))
+        self._put("rules", changes.rules, lambda value: rules.put_rule(value, self._mark.protocol))
+        self._remove_last(changes)
+        if table_dies:
+            self._change_nft(changes)
+        return Report(self._written, self._removed, tuple(self._failures))
+
+    def _remove_first(self, changes: Changes) -> None:
+        """Rules and routes go before what they lean on; what stays must never point at something half gone."""
+        self._refresh_indexes()
+        self._delete("rules", changes.rules, lambda value: rules.delete_rule(value, self._mark.protocol))
+        self._delete("routes", changes.routes, lambda value: messages.delete_route(value, self._mark))
+
+    def _remove_last(self, changes: Changes) -> None:
+        """A nexthop goes only after routes that left it were rewritten: deleting it deletes its routes."""
+        self._delete("neighbours", changes.neighbours, self._delete_neighbour)
+        self._delete("fdb", changes.fdb, lambda value: messages.delete_fdb(value, self._index(value.device)))
+        self._delete("nexthops", changes.nexthops, messages.delete_nexthop)
+        self._delete("addresses", changes.addresses, lambda value: addresses.delete_address(value, *self._on("lo")))
+        for device in changes.devices.delete:
+            self._try("devices", device, partial(links.delete_device, self._netlink, device.name))
+            self._removed += 1
+
+    def _put_neighbour(self, value: Neighbour) -> Request:
+        return messages.put_neighbour(value, *self._on(value.device))
+
+    def _delete_neighbour(self, value: Neighbour) -> Request:
+        return messages.delete_neighbour(value, *self._on(value.device))
+
+    def _put_devices(self, delta: Delta[Device]) -> None:
+        for device in delta.put:
+            self._try("devices", device, partial(self._put_device, device))
+            self._written += 1
+
+    def _put_device(self, device: Device) -> None:
+        all_links, vxlans = links.dump_links(self._netlink)
+        lower = all_links.get(device.lower)
+        if lower is None:
+            raise Refused(
+                "UnderlayGone", f"no interface {device.lower}", where=device.name, fix="waiting for it to come back"
+            )
+        actual = vxlans.get(device.name)
+        if actual is not None and not device.needs_rebuild(actual):
+            try:
+                links.change_device(self._netlink, device, actual, lower.index)
+            except NetlinkError as error:
+                if error.code not in (errno.EOPNOTSUPP, errno.EINVAL):
+                    raise
+            else:
+                return
+        if actual is not None:
+            links.delete_device(self._netlink, device.name)
+        links.create_device(self._netlink, device, lower.index)
+
+    def _change_nft(self, changes: Changes) -> None:
+        change = changes.nft
+        if change is None:
+            return
+        command = nftables.transaction(change, self._settings.nft_table)
+        self._try("nftables", change, lambda: self._nft.run(command))
+
+    # ---- plumbing
+
+    def _refresh_indexes(self) -> None:
+        self._indexes = {name: link.index for name, link in links.dump_links(self._netlink)[0].items()}
+
+    def _index(self, device: str) -> int:
+        """Index of a device; 0 where it is not there, which the kernel answers with an error of that one message."""
+        return self._indexes.get(device, 0)
+
+    def _on(self, device: str) -> tuple[int, int]:
+        return self._index(device), self._mark.protocol
+
+    def _put(self, kind: str, delta: Delta[Any], encode: Callable[[Any], Request]) -> None:
+        self._send(kind, ((encode(value), value) for value in delta.put), frozenset())
+        self._written += len(delta.put)
+
+    def _delete(self, kind: str, delta: Delta[Any], encode: Callable[[Any], Request]) -> None:
+        self._send(kind, ((encode(value), value) for value in delta.delete), _GONE)
+        self._removed += len(delta.delete)
+
+    def _send(self, kind: str, requests: Iterable[tuple[Request, object]], ignored: frozenset[int]) -> None:
+        for rejected in self._netlink.batch(requests):
+            if rejected.code not in ignored:
+                self._failures.append(Failure(kind, str(rejected.subject), rejected.text))
+
+    def _try(self, kind: str, subject: object, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except (NetlinkError, NftError, Refused) as error:
+            self._failures.append(Failure(kind, str(subject), str(error)))

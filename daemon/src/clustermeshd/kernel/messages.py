@@ -1,0 +1,190 @@
+"""Messages of the four bulk kinds: nexthops, FDB entries, neighbours, routes. Values in, bytes out, and back.
+
+A route by nexthop object and not by gateway: IPv4 hashes routes by output device, so ten thousand routes with their
+own gateway on one VXLAN device fall into one hash chain and programming them is quadratic. A route by nexthop id
+hashes by that id: linear, and a node that moves is one replace, however many prefixes point to it.
+
+Numbers are those of linux/rtnetlink.h, linux/neighbour.h and linux/nexthop.h.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import Final, NamedTuple
+
+from clustermeshd.kernel.netlink import NESTED, REPLACE, Request, attribute, attributes
+from clustermeshd.kernel.state import FdbEntry, Neighbour, Nexthop, Packed, Route
+
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
+RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
+RTM_NEWNEXTHOP, RTM_DELNEXTHOP, RTM_GETNEXTHOP = 104, 105, 106
+
+_AF_BRIDGE: Final = 7
+_U32: Final = struct.Struct("=I")
+_RTMSG: Final = struct.Struct("=8BI")  # family, dst length, src length, tos, table, protocol, scope, type, flags
+_NDMSG: Final = struct.Struct("=BBHiHBB")  # family, padding, padding, device index, state, flags, type
+_NHMSG: Final = struct.Struct("=4BI")  # family, scope, protocol, reserved, flags
+
+_RTA_DST, _RTA_PREFSRC, _RTA_METRICS, _RTA_TABLE, _RTA_NH_ID, _RTAX_MTU = 1, 7, 8, 15, 30, 2
+_NDA_DST, _NDA_LLADDR, _NDA_IFINDEX, _NDA_PROTOCOL = 1, 2, 8, 12
+_NHA_ID, _NHA_OIF, _NHA_GATEWAY = 1, 5, 6
+_NUD_PERMANENT, _NTF_SELF = 0x80, 0x02
+_RTN_UNICAST, _RTNH_F_ONLINK, _RTM_F_CLONED, _RT_TABLE_UNSPEC, _RT_TABLE_COMPAT = 1, 4, 0x200, 0, 252
+
+
+def address_family(address: Packed) -> int:
+    """AF_INET or AF_INET6 of a packed address."""
+    return socket.AF_INET if len(address) == 4 else socket.AF_INET6
+
+
+class RouteMark(NamedTuple):
+    """What makes a route ours: both of these."""
+
+    table: int
+    protocol: int
+
+
+# ---- nexthops
+
+
+def put_nexthop(nexthop: Nexthop, index: int, protocol: int) -> Request:
+    header = _NHMSG.pack(address_family(nexthop.gateway), 0, protocol, 0, _RTNH_F_ONLINK)
+    body = (
+        attribute(_NHA_ID, _U32.pack(nexthop.id))
+        + attribute(_NHA_OIF, _U32.pack(index))
+        + attribute(_NHA_GATEWAY, nexthop.gateway)
+    )
+    return Request(RTM_NEWNEXTHOP, REPLACE, header + body)
+
+
+def delete_nexthop(nexthop: Nexthop) -> Request:
+    return Request(RTM_DELNEXTHOP, 0, _NHMSG.pack(0, 0, 0, 0, 0) + attribute(_NHA_ID, _U32.pack(nexthop.id)))
+
+
+DUMP_NEXTHOPS: Final = _NHMSG.pack(0, 0, 0, 0, 0)
+
+
+def parse_nexthop(payload: bytes, names: dict[int, str]) -> tuple[int, Nexthop]:
+    """Protocol and nexthop of a dumped object; without device or gateway (groups, blackholes) those are empty."""
+    found = attributes(payload, 8)
+    oif = found.get(_NHA_OIF)
+    device = names.get(_U32.unpack(oif)[0], "") if oif else ""
+    return payload[2], Nexthop(_U32.unpack(found[_NHA_ID])[0], device, found.get(_NHA_GATEWAY, b""))
+
+
+# ---- neighbours and FDB entries: one message type, told apart by family
+
+
+def put_neighbour(neighbour: Neighbour, index: int, protocol: int) -> Request:
+    return Request(RTM_NEWNEIGH, REPLACE, _neighbour(neighbour, index, protocol))
+
+
+def delete_neighbour(neighbour: Neighbour, index: int, protocol: int) -> Request:
+    return Request(RTM_DELNEIGH, 0, _neighbour(neighbour, index, protocol))
+
+
+def put_fdb(entry: FdbEntry, index: int) -> Request:
+    return Request(RTM_NEWNEIGH, REPLACE, _fdb(entry, index))
+
+
+def delete_fdb(entry: FdbEntry, index: int) -> Request:
+    return Request(RTM_DELNEIGH, 0, _fdb(entry, index))
+
+
+def dump_neighbours(family: int, index: int) -> bytes:
+    """Payload of a dump of one device's neighbours (AF_INET, AF_INET6) or FDB entries (AF_BRIDGE)."""
+    return _NDMSG.pack(family, 0, 0, 0, 0, 0, 0) + attribute(_NDA_IFINDEX, _U32.pack(index))
+
+
+def dump_fdb(index: int) -> bytes:
+    return dump_neighbours(_AF_BRIDGE, index)
+
+
+def parse_neighbour(payload: bytes, device: str, index: int) -> Neighbour | None:
+    """A permanent unicast neighbour of that device; None for what the kernel learned or made itself."""
+    _, _, _, found_index, state, _, _ = _NDMSG.unpack_from(payload)
+    found = attributes(payload, 12)
+    if found_index != index or not state & _NUD_PERMANENT or len(found.get(_NDA_LLADDR, b"")) != 6:
+        return None
+    return Neighbour(device, found[_NDA_DST], found[_NDA_LLADDR])
+
+
+def parse_fdb(payload: bytes, device: str, index: int) -> FdbEntry | None:
+    """An FDB entry of that device that says where a MAC lives; None for anything else."""
+    _, _, _, found_index, _, _, _ = _NDMSG.unpack_from(payload)
+    found = attributes(payload, 12)
+    if found_index != index or _NDA_DST not in found or len(found.get(_NDA_LLADDR, b"")) != 6:
+        return None
+    return FdbEntry(device, found[_NDA_LLADDR], found[_NDA_DST])
+
+
+def _neighbour(neighbour: Neighbour, index: int, protocol: int) -> bytes:
+    return (
+        _NDMSG.pack(address_family(neighbour.address), 0, 0, index, _NUD_PERMANENT, 0, _RTN_UNICAST)
+        + attribute(_NDA_DST, neighbour.address)
+        + attribute(_NDA_LLADDR, neighbour.mac)
+        + attribute(_NDA_PROTOCOL, bytes((protocol,)))
+    )
+
+
+def _fdb(entry: FdbEntry, index: int) -> bytes:
+    return (
+        _NDMSG.pack(_AF_BRIDGE, 0, 0, index, _NUD_PERMANENT, _NTF_SELF, 0)
+        + attribute(_NDA_LLADDR, entry.mac)
+        + attribute(_NDA_DST, entry.destination)
+    )
+
+
+# ---- routes
+
+
+def put_route(route: Route, mark: RouteMark) -> Request:
+    return Request(RTM_NEWROUTE, REPLACE, _route_header(route, mark, _RTN_UNICAST) + _route_attributes(route, mark))
+
+
+def delete_route(route: Route, mark: RouteMark) -> Request:
+    """By prefix, table and protocol: never a route that somebody else put there."""
+    body = attribute(_RTA_TABLE, _U32.pack(mark.table)) + attribute(_RTA_DST, route.prefix)
+    return Request(RTM_DELROUTE, 0, _route_header(route, mark, 0) + body)
+
+
+def dump_routes(family: int, table: int) -> bytes:
+    """Payload of a dump of one table (AF_INET, AF_INET6), filtered by the kernel."""
+    return _RTMSG.pack(family, 0, 0, 0, _RT_TABLE_UNSPEC, 0, 0, 0, 0) + attribute(_RTA_TABLE, _U32.pack(table))
+
+
+def parse_route(payload: bytes, table: int) -> tuple[int, Route] | None:
+    """Protocol and route of a dumped object of that table; None for the kernel's own and other tables' entries."""
+    family, length, _, _, _, protocol, _, _, flags = _RTMSG.unpack_from(payload)
+    found = attributes(payload, 12)
+    if _U32.unpack(found[_RTA_TABLE])[0] != table or flags & _RTM_F_CLONED:
+        return None
+    nexthop = found.get(_RTA_NH_ID)
+    metrics = found.get(_RTA_METRICS)
+    mtu = attributes(metrics).get(_RTAX_MTU) if metrics else None
+    return protocol, Route(
+        prefix=found.get(_RTA_DST, b"\0" * (4 if family == socket.AF_INET else 16)),
+        length=length,
+        nexthop=_U32.unpack(nexthop)[0] if nexthop else 0,
+        source=found.get(_RTA_PREFSRC),
+        mtu=_U32.unpack(mtu)[0] if mtu else 0,
+    )
+
+
+def _route_header(route: Route, mark: RouteMark, kind: int) -> bytes:
+    table = mark.table if mark.table < 256 else _RT_TABLE_COMPAT
+    return _RTMSG.pack(address_family(route.prefix), route.length, 0, 0, table, mark.protocol, 0, kind, 0)
+
+
+def _route_attributes(route: Route, mark: RouteMark) -> bytes:
+    body = (
+        attribute(_RTA_TABLE, _U32.pack(mark.table))
+        + attribute(_RTA_DST, route.prefix)
+        + attribute(_RTA_NH_ID, _U32.pack(route.nexthop))
+    )
+    if route.source:
+        body += attribute(_RTA_PREFSRC, route.source)
+    if route.mtu:
+        body += attribute(_RTA_METRICS | NESTED, attribute(_RTAX_MTU, _U32.pack(route.mtu)))
+    return body

@@ -1,0 +1,236 @@
+"""Route netlink by hand: batches, dumps, and an error for each message.
+
+A library that builds a message field by field costs 150 microseconds each in Python, which makes ten thousand remote
+nodes six seconds of work; packing with ``struct`` and asking for one acknowledgement per batch makes it 80 ms. The
+kernel answers every failed message, asked or not, so a batch loses no error by acknowledging only its last message.
+
+A socket whose receive buffer overran has lost replies, not state: ``RepliesLost`` tells the caller to dump and
+compare.
+All calls block; the agent makes them in its kernel thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Final, Generic, NamedTuple, TypeVar
+
+from clustermeshd.model.errors import MeshError, Retriable
+
+_HEADER: Final = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port id
+_ATTRIBUTE: Final = struct.Struct("=HH")  # nlattr: length, type
+_ERRNO: Final = struct.Struct("=i")
+_CHUNK: Final = 256  # messages per send: this many error replies fit the smallest receive buffer
+_BUFFER_BYTES: Final = 8 << 20
+_DATAGRAM_BYTES: Final = 1 << 16
+_DUMP_ATTEMPTS: Final = 10
+_TIMEOUT_S: Final = 10.0
+
+# linux/netlink.h
+_SOL_NETLINK, _ADD_MEMBERSHIP, _CAP_ACK, _EXT_ACK, _STRICT = 270, 1, 10, 11, 12
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+_ERROR, _DONE, _OVERRUN = 2, 3, 4
+_F_REQUEST, _F_ACK, _F_DUMP, _F_DUMP_INTR, _F_CAPPED, _F_ACK_TLVS = 0x01, 0x04, 0x300, 0x10, 0x100, 0x200
+_NLMSGERR_MSG = 1
+NESTED: Final = 0x8000
+REPLACE: Final = 0x100 | 0x400  # NLM_F_REPLACE | NLM_F_CREATE
+CREATE: Final = 0x200 | 0x400  # NLM_F_EXCL | NLM_F_CREATE
+
+SubjectT = TypeVar("SubjectT")
+
+
+class Request(NamedTuple):
+    """One message without its header: ``kind`` is RTM_*, ``flags`` what stands beside NLM_F_REQUEST."""
+
+    kind: int
+    flags: int
+    payload: bytes
+
+
+class Rejected(NamedTuple, Generic[SubjectT]):
+    """A message of a batch that the kernel refused."""
+
+    subject: SubjectT
+    code: int
+    text: str
+
+
+class Received(NamedTuple):
+    """A message from the kernel; ``port`` is the socket whose request caused it (0: the kernel itself)."""
+
+    kind: int
+    flags: int
+    sequence: int
+    port: int
+    payload: bytes
+
+
+class NetlinkError(MeshError):
+    """A single request was refused; ``code`` is the errno."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class RepliesLost(Retriable):
+    """The receive buffer overran: what was asked may or may not have happened. Dump and compare."""
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    """One attribute, padded to four bytes."""
+    length = 4 + len(value)
+    return _ATTRIBUTE.pack(length, kind) + value + b"\0" * (-length % 4)
+
+
+def attributes(data: bytes, start: int = 0) -> dict[int, bytes]:
+    """Attributes by type (without the NESTED and byte order bits); the last of a type wins."""
+    found = {}
+    end = len(data)
+    unpack = _ATTRIBUTE.unpack_from
+    while start + 4 <= end:
+        length, kind = unpack(data, start)
+        if length < 4:
+            break
+        found[kind & 0x3FFF] = data[start + 4 : start + length]
+        start += (length + 3) & ~3
+    return found
+
+
+def explain(code: int, text: str = "") -> str:
+    """``errno`` name with the kernel's own words where it gave some."""
+    name = errno.errorcode.get(code, str(code))
+    return f"{name}: {text or os.strerror(code)}"
+
+
+class Netlink:
+    """A route netlink socket. ``groups`` makes it a listener (see ``monitor``)."""
+
+    def __init__(self, protocol: int = socket.NETLINK_ROUTE, groups: Iterable[int] = ()) -> None:
+        self.socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+        for option in (_EXT_ACK, _CAP_ACK, _STRICT):
+            self.socket.setsockopt(_SOL_NETLINK, option, 1)
+        for forced, plain in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
+            try:
+                self.socket.setsockopt(socket.SOL_SOCKET, forced, _BUFFER_BYTES)
+            except PermissionError:  # capped by rmem_max: smaller, still correct
+                self.socket.setsockopt(socket.SOL_SOCKET, plain, _BUFFER_BYTES)
+        self.socket.settimeout(_TIMEOUT_S)
+        self.socket.bind((0, 0))
+        self.port: int = self.socket.getsockname()[0]
+        for group in groups:
+            self.socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
+        self._sequence = 0
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def request(self, request: Request) -> None:
+        """Send one message and wait for its acknowledgement."""
+        rejected = self.batch([(request, None)])
+        if rejected:
+            raise NetlinkError(rejected[0].code, rejected[0].text)
+
+    def batch(self, requests: Iterable[tuple[Request, SubjectT]]) -> list[Rejected[SubjectT]]:
+        """Send all, in order; a refused one does not stop the rest. Returns the refused ones."""
+        rejected: list[Rejected[SubjectT]] = []
+        remaining = iter(requests)
+        while chunk := list(islice(remaining, _CHUNK)):
+            rejected += self._send_chunk(chunk)
+        return rejected
+
+    def dump(self, kind: int, payload: bytes) -> list[bytes]:
+        """Payloads of all objects; repeated while the kernel says that the table changed underneath (DUMP_INTR)."""
+        for _ in range(_DUMP_ATTEMPTS):
+            found = self._dump_once(kind, payload)
+            if found is not None:
+                return found
+        raise Retriable(f"netlink dump {kind}: the table changed during each of {_DUMP_ATTEMPTS} reads")
+
+    def receive(self) -> Iterator[Received]:
+        """Messages of one datagram."""
+        try:
+            data = self.socket.recv(_DATAGRAM_BYTES)
+        except TimeoutError as error:
+            raise Retriable(f"netlink: no reply within {_TIMEOUT_S:.0f} s") from error
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            self._drain()
+            raise RepliesLost("netlink: the receive buffer overran, replies are lost") from error
+        return _split(data)
+
+    def _send_chunk(self, chunk: Sequence[tuple[Request, SubjectT]]) -> list[Rejected[SubjectT]]:
+        first, last = self._sequence + 1, self._sequence + len(chunk)
+        self._sequence = last
+        parts = []
+        for sequence, ((kind, flags, payload), _) in enumerate(chunk, first):
+            acknowledge = _F_ACK if sequence == last else 0
+            parts.append(_HEADER.pack(16 + len(payload), kind, flags | _F_REQUEST | acknowledge, sequence, 0))
+            parts.append(payload)
+        self.socket.send(b"".join(parts))
+        rejected = []
+        while True:
+            for message in self.receive():
+                if message.kind != _ERROR or not first <= message.sequence <= last:
+                    continue
+                code, text = _error(message)
+                if code:
+                    rejected.append(Rejected(chunk[message.sequence - first][1], code, explain(code, text)))
+                if message.sequence == last:
+                    return rejected
+
+    def _dump_once(self, kind: int, payload: bytes) -> list[bytes] | None:
+        self._sequence = sequence = self._sequence + 1
+        self.socket.send(_HEADER.pack(16 + len(payload), kind, _F_REQUEST | _F_DUMP, sequence, 0) + payload)
+        found: list[bytes] = []
+        interrupted = False
+        while True:
+            for message in self.receive():
+                if message.sequence != sequence:
+                    continue
+                interrupted = interrupted or bool(message.flags & _F_DUMP_INTR)
+                if message.kind in (_ERROR, _DONE):
+                    code, text = _error(message) if len(message.payload) >= 4 else (0, "")
+                    if code:
+                        raise NetlinkError(code, explain(code, text))
+                    return None if interrupted else found
+                found.append(message.payload)
+
+    def _drain(self) -> None:
+        self.socket.setblocking(False)
+        try:
+            while self.socket.recv(_DATAGRAM_BYTES):
+                pass
+        except OSError:  # EAGAIN: empty; a second ENOBUFS says nothing new
+            pass
+        finally:
+            self.socket.settimeout(_TIMEOUT_S)
+
+
+def _split(data: bytes) -> Iterator[Received]:
+    start = 0
+    while start + 16 <= len(data):
+        length, kind, flags, sequence, port = _HEADER.unpack_from(data, start)
+        if length < 16:
+            return
+        yield Received(kind, flags, sequence, port, data[start + 16 : start + length])
+        start += (length + 3) & ~3
+
+
+def _error(message: Received) -> tuple[int, str]:
+    """Positive errno (0: acknowledged) and the kernel's explanation of an error or end-of-dump message."""
+    payload = message.payload
+    code = -_ERRNO.unpack_from(payload)[0]
+    if not message.flags & _F_ACK_TLVS:
+        return code, ""
+    start = 4
+    if message.kind == _ERROR:  # the request follows: its header only where the reply is capped
+        request_bytes = 16 if message.flags & _F_CAPPED else _HEADER.unpack_from(payload, 4)[0]
+        start += (request_bytes + 3) & ~3
+    text = attributes(payload, start).get(_NLMSGERR_MSG, b"")
+    return code, text.rstrip(b"\0").decode(errors="replace")

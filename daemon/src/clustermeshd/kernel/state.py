@@ -1,0 +1,310 @@
+"""What the kernel holds for us, as values: the desired state and the observed one have the same type.
+
+Every value has a ``key`` (what identifies the object to the kernel) and compares by all fields, so that a difference
+is dictionary work. Marks (table, protocol, device names) are not repeated in each value: they come from
+``model.settings.Dataplane`` and hold for all of them.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeAlias, TypeVar
+
+Packed: TypeAlias = bytes  # an address as it stands in a packet: 4 or 16 bytes
+
+
+def family_of(address: Packed) -> int:
+    """4 or 6."""
+    return 4 if len(address) == 4 else 6
+
+
+def address_text(address: Packed) -> str:
+    return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
+
+
+def mac_text(mac: bytes) -> str:
+    return mac.hex(":")
+
+
+class Value(Protocol):
+    """What every kind of kernel object offers to ``plan.diff`` and to the log."""
+
+    @property
+    def key(self) -> object: ...
+    def __str__(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A VXLAN device for one inner family. The last three fields are as we want them unless somebody changed them."""
+
+    name: str
+    vni: int
+    port: int
+    lower: str
+    local: Packed
+    mac: bytes
+    mtu: int
+    is_up: bool = True
+    is_marked: bool = True
+    learns: bool = False
+
+    @property
+    def key(self) -> str:
+        return self.name
+
+    def __str__(self) -> str:
+        state = "up" if self.is_up else "down"
+        return (
+            f"device {self.name} vni {self.vni} port {self.port} dev {self.lower} local {address_text(self.local)} "
+            f"mac {mac_text(self.mac)} mtu {self.mtu} {state}"
+        )
+
+    def needs_rebuild(self, actual: Device) -> bool:
+        """Whether the kernel cannot turn ``actual`` into this one in place."""
+        return (self.vni, self.port, len(self.local)) != (actual.vni, actual.port, len(actual.local))
+
+
+@dataclass(frozen=True, slots=True)
+class HostAddress:
+    """A tunnel address on ``lo``, as /32 or /128."""
+
+    address: Packed
+
+    @property
+    def key(self) -> Packed:
+        return self.address
+
+    def __str__(self) -> str:
+        return f"address {address_text(self.address)} dev lo"
+
+
+@dataclass(frozen=True, slots=True)
+class Nexthop:
+    """One remote node for one inner family."""
+
+    id: int
+    device: str
+    gateway: Packed
+
+    @property
+    def key(self) -> int:
+        return self.id
+
+    def __str__(self) -> str:
+        return f"nexthop {self.id} via {address_text(self.gateway)} dev {self.device}"
+
+
+@dataclass(frozen=True, slots=True)
+class FdbEntry:
+    """Where frames for a remote node's MAC go on the underlay."""
+
+    device: str
+    mac: bytes
+    destination: Packed
+
+    @property
+    def key(self) -> tuple[str, bytes]:
+        return self.device, self.mac
+
+    def __str__(self) -> str:
+        return f"fdb {mac_text(self.mac)} dst {address_text(self.destination)} dev {self.device}"
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """Which MAC answers for a gateway: permanent, so that nothing is ever asked on the wire."""
+
+    device: str
+    address: Packed
+    mac: bytes
+
+    @property
+    def key(self) -> tuple[str, Packed]:
+        return self.device, self.address
+
+    def __str__(self) -> str:
+        return f"neighbour {address_text(self.address)} lladdr {mac_text(self.mac)} dev {self.device}"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A remote prefix by nexthop id. ``source`` is the tunnel address, ``mtu`` 0 where none is set."""
+
+    prefix: Packed
+    length: int
+    nexthop: int
+    source: Packed | None
+    mtu: int
+
+    @property
+    def key(self) -> tuple[Packed, int]:
+        return self.prefix, self.length
+
+    def __str__(self) -> str:
+        source = f" src {address_text(self.source)}" if self.source else ""
+        return f"route {address_text(self.prefix)}/{self.length} nhid {self.nexthop}{source} mtu {self.mtu}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """The policy rule that leads a family to our table."""
+
+    family: int
+    priority: int
+    table: int
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        return self.family, self.priority, self.table
+
+    def __str__(self) -> str:
+        return f"rule v{self.family} priority {self.priority} table {self.table}"
+
+
+@dataclass(frozen=True, slots=True)
+class NftTable:
+    """Our nftables table: rules by chain, and sets with their elements in nft's own notation.
+
+    ``rules`` holds (chain, mark) in order, where the mark is a digest of the rule's text and stands as its comment;
+    ``chains`` and ``sets`` likewise carry what defines them. Reading rules back as text is no test of equality, since
+    every release prints them differently.
+    """
+
+    chains: frozenset[tuple[str, str]]
+    sets: frozenset[tuple[str, str]]
+    rules: tuple[tuple[str, str], ...]
+    elements: Mapping[str, frozenset[str]]
+    texts: tuple[str, ...] = field(default=(), compare=False)  # desired only: the rules, in the order of ``rules``
+
+
+ValueT = TypeVar("ValueT", bound=Value)
+
+
+def keyed(values: Iterable[ValueT]) -> Mapping[object, ValueT]:
+    return {value.key: value for value in values}
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """All objects that carry our marks, by key. An empty one is what a node looks like after uninstall."""
+
+    devices: Mapping[object, Device] = field(default_factory=dict)
+    addresses: Mapping[object, HostAddress] = field(default_factory=dict)
+    nexthops: Mapping[object, Nexthop] = field(default_factory=dict)
+    fdb: Mapping[object, FdbEntry] = field(default_factory=dict)
+    neighbours: Mapping[object, Neighbour] = field(default_factory=dict)
+    routes: Mapping[object, Route] = field(default_factory=dict)
+    rules: Mapping[object, Rule] = field(default_factory=dict)
+    nft: NftTable | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A network device of the node, whoever's it is."""
+
+    index: int
+    name: str
+    mtu: int
+    kind: str
+    is_up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LocalAddress:
+    """An address of the node, on whichever device."""
+
+    address: Packed
+    length: int
+    link: str
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What is not ours but matters: where the underlay is, and which of our numbers others already use."""
+
+    links: Mapping[str, Link] = field(default_factory=dict)
+    addresses: tuple[LocalAddress, ...] = ()
+    foreign_devices: frozenset[str] = frozenset()  # carry one of our names and are no VXLAN device
+    foreign_routes: frozenset[object] = frozenset()  # keys of routes in our table with another protocol
+    foreign_nexthops: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class KernelState:
+    """One reading of the kernel."""
+
+    marked: Marked
+    around: Surroundings
+
+
+@dataclass(frozen=True, slots=True)
+class Delta(Generic[ValueT]):
+    """Objects to write (new or changed) and objects to remove."""
+
+    put: tuple[ValueT, ...] = ()
+    delete: tuple[ValueT, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.put or self.delete)
+
+
+@dataclass(frozen=True, slots=True)
+class NftChange:
+    """What to do to our nftables table, as one transaction. ``rebuild`` replaces the table as a whole."""
+
+    table: NftTable | None  # None: remove it
+    rebuild: bool = False
+    write_rules: bool = False
+    add: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    remove: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        if self.table is None:
+            return "nftables table removed"
+        if self.rebuild:
+            return "nftables table written"
+        added, removed = (sum(map(len, change.values())) for change in (self.add, self.remove))
+        return f"nftables {'rules rewritten, ' if self.write_rules else ''}{added} elements added, {removed} removed"
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """The difference between what should be and what is: the only input of ``Kernel.apply``."""
+
+    devices: Delta[Device] = Delta()
+    addresses: Delta[HostAddress] = Delta()
+    nexthops: Delta[Nexthop] = Delta()
+    fdb: Delta[FdbEntry] = Delta()
+    neighbours: Delta[Neighbour] = Delta()
+    routes: Delta[Route] = Delta()
+    rules: Delta[Rule] = Delta()
+    nft: NftChange | None = None
+
+    def __bool__(self) -> bool:
+        return self.nft is not None or any(delta for _, delta in self.deltas())
+
+    def deltas(self) -> tuple[tuple[str, Delta[Value]], ...]:
+        """Kind and delta, in the order in which additions are written."""
+        kinds = ("devices", "addresses", "nexthops", "fdb", "neighbours", "routes", "rules")
+        return tuple((kind, getattr(self, kind)) for kind in kinds)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One object that could not be written or removed."""
+
+    kind: str
+    object: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came of ``Kernel.apply``."""
+
+    written: int = 0
+    removed: int = 0
+    failures: tuple[Failure, ...] = ()
