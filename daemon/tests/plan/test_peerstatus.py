@@ -1,0 +1,84 @@
+"""Status of a RemoteClusterConfiguration: stable reasons, times that move only with a change."""
+
+import msgspec
+import pytest
+from clustermeshd.kube import objects
+from clustermeshd.model.errors import Refused, Retriable
+from clustermeshd.plan.peerstatus import PeerFacts, status
+
+FINE = PeerFacts(identified=True, synced=True, cluster_id="id", server_version="v1.36.3", nodes=2, services=3)
+REFUSED = objects.RefusedObject(kind="Node", name="n9", reason="OverlapsLocal", message="10.1.0.0/24 overlaps")
+
+
+def configuration(overlay="Enabled", before=None):
+    return objects.RemoteClusterConfiguration(
+        metadata=objects.Metadata(name="west", generation=3),
+        spec=objects.RemoteClusterConfigurationSpec(sync_options=objects.SyncOptions(overlay_routing_mode=overlay)),
+        status=before or objects.RemoteClusterConfigurationStatus(),
+    )
+
+
+def conditions(facts, overlay="Enabled"):
+    made = status(configuration(overlay), facts, time="2026-01-01T00:00:00Z")
+    return {c.type: (c.status, c.reason) for c in made.conditions}
+
+
+def test_a_peer_in_sync_says_so():
+    assert conditions(FINE) == {
+        "Connected": ("True", "Connected"),
+        "Synced": ("True", "InSync"),
+        "Routed": ("True", "OverlayEnabled"),
+        "Degraded": ("False", "NothingRefused"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("facts", "overlay", "expected"),
+    [
+        (PeerFacts(), "Enabled", {"Connected": ("Unknown", "Connecting"), "Synced": ("False", "NotListed")}),
+        (PeerFacts(error=Retriable("no route")), "Enabled", {"Connected": ("False", "Retriable")}),
+        (
+            PeerFacts(error=Refused("SecretMissing", "none", where="Secret a/b", fix="make it")),
+            "Enabled",
+            {"Connected": ("False", "SecretMissing")},
+        ),
+        (
+            PeerFacts(identified=True, synced=True, error=Retriable("gone"), nodes=2),
+            "Enabled",
+            {"Synced": ("False", "Stale"), "Routed": ("True", "OverlayEnabled")},
+        ),
+        (FINE, "Disabled", {"Routed": ("Unknown", "OverlayDisabled")}),
+        (PeerFacts(identified=True, synced=True), "Enabled", {"Routed": ("False", "NoNodes")}),
+        (
+            PeerFacts(identified=True, synced=True, refused=(REFUSED,)),
+            "Enabled",
+            {"Degraded": ("True", "ObjectsRefused")},
+        ),
+    ],
+)
+def test_every_state_has_its_reason(facts, overlay, expected):
+    assert expected.items() <= conditions(facts, overlay).items()
+
+
+def test_equal_facts_give_an_equal_status_whatever_the_time():
+    first = status(configuration(), FINE, time="2026-01-01T00:00:00Z")
+    again = status(configuration(before=first), FINE, time="2026-02-02T00:00:00Z")
+    assert again == first
+
+
+def test_a_transition_time_moves_with_its_status_alone():
+    first = status(configuration(), FINE, time="2026-01-01T00:00:00Z")
+    lost = PeerFacts(identified=True, synced=True, error=Retriable("gone"), nodes=2, services=3)
+    times = {
+        c.type: c.last_transition_time
+        for c in status(configuration(before=first), lost, time="2026-02-02T00:00:00Z").conditions
+    }
+    assert times["Connected"] == times["Synced"] == "2026-02-02T00:00:00Z"
+    assert times["Routed"] == times["Degraded"] == "2026-01-01T00:00:00Z"
+
+
+def test_examples_are_bounded_and_the_count_is_not():
+    many = tuple(msgspec.structs.replace(REFUSED, name=f"n{i}") for i in range(50))
+    made = status(configuration(), PeerFacts(refused=many), time="t")
+    assert len(made.refused) == 20
+    assert made.counts.refused == 50
