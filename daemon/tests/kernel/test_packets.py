@@ -2,51 +2,145 @@
 
 from __future__ import annotations
 
-import sys
-import time
+import struct
+from collections.abc import Callable
+from ipaddress import ip_address
 
 import pytest
-from conftest import Namespace, Topology
+from clustermeshd.model.addresses import vtep_mac
+from kernel_topology import Namespace, Topology
+from kernel_traffic import Capture, Echo, Inbox, Sink, ask, send_tcp, send_udp, tunnel_packet
 
-ECHO = """
-import socket, sys
-family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
-s = socket.socket(family, socket.SOCK_DGRAM); s.bind((sys.argv[1], 7000)); print("ready", flush=True)
-while True:
-    data, peer = s.recvfrom(2000)
-    s.sendto(peer[0].encode(), peer)
-"""
-ASK = """
-import socket, sys
-family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
-s = socket.socket(family, socket.SOCK_DGRAM); s.settimeout(float(sys.argv[2])); s.connect((sys.argv[1], 7000))
-s.send(b"who am i")
-try: print(s.recv(2000).decode())
-except OSError as error: print("none:", error)
-"""
+POD_A = {4: "10.91.1.5", 6: "fd91:1::5"}
+POD_B = {4: "10.92.1.5", 6: "fd92:1::5"}
+TUNNEL_A = {4: "10.91.1.0", 6: "fd91:1::"}
+MAC_B = bytes.fromhex(vtep_mac("cluster-2", "node1").replace(":", ""))
+VNI = {4: 4097, 6: 4098}
+families = pytest.mark.parametrize("family", [4, 6])
 
 
-class Echo:
-    """A server that answers with the source address it saw."""
-
-    def __init__(self, space: Namespace, address: str) -> None:
-        self._process = space.popen(sys.executable, "-c", ECHO, address)
-        assert self._process.stdout.readline().strip() == "ready"
-
-    def __enter__(self) -> Echo:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.communicate()
+@families
+def test_remote_pod_sees_the_source_address_of_the_pod(mesh: Topology, family: int) -> None:
+    with Echo(mesh.pod_b, POD_B[family]):
+        assert ask(mesh.pod_a, POD_B[family]) == POD_A[family]
+    with Echo(mesh.pod_a, POD_A[family]):
+        assert ask(mesh.pod_b, POD_A[family]) == POD_B[family]
 
 
-def ask(space: Namespace, address: str, timeout_s: float = 2) -> str:
-    """Source address that the server at ``address`` saw."""
-    return space.run(sys.executable, "-c", ASK, address, str(timeout_s)).strip()
+@families
+def test_without_the_mesh_the_same_packet_finds_no_way(nodes: Topology, family: int) -> None:
+    with Echo(nodes.pod_b, POD_B[family]):
+        assert ask(nodes.pod_a, POD_B[family], timeout_s=0.3).startswith("none")
 
 
-@pytest.mark.parametrize(("server", "client"), [("10.92.1.5", "10.91.1.5"), ("fd92:1::5", "fd91:1::5")])
-def test_remote_pod_sees_the_source_address_of_the_pod(mesh: Topology, server: str, client: str) -> None:
-    with Echo(mesh.pod_b, server):
-        assert ask(mesh.pod_a, server) == client
+@pytest.mark.parametrize("underlay", ["v4", "v6"])
+@families
+def test_each_family_crosses_an_underlay_of_the_other(
+    spaces: Callable[[str], Namespace], underlay: str, family: int
+) -> None:
+    mesh = Topology(spaces, underlay)
+    mesh.a.reconcile()
+    mesh.b.reconcile()
+    with Echo(mesh.pod_b, POD_B[family]):
+        assert ask(mesh.pod_a, POD_B[family]) == POD_A[family]
+    overhead = {"v4": 50, "v6": 70}[underlay]
+    device = mesh.a.observe().marked.devices[mesh.a.settings.device_of(family)]
+    assert device.mtu == 1500 - overhead
+    mesh.close()
+
+
+def test_the_underlay_carries_vxlan_between_routed_node_addresses(mesh: Topology) -> None:
+    with Capture(mesh.router, "to2") as capture, Echo(mesh.pod_b, POD_B[4]):
+        assert ask(mesh.pod_a, POD_B[4]) == POD_A[4]
+        frames = [frame for frame in capture.frames() if frame[12:14] == b"\x08\x00" and frame[23] == 17]
+    outer = {(str(ip_address(frame[26:30])), str(ip_address(frame[30:34]))) for frame in frames}
+    assert outer == {("10.90.1.2", "10.90.2.2"), ("10.90.2.2", "10.90.1.2")}
+    for frame in frames:
+        port, flags, vni = struct.unpack_from("!H", frame, 36)[0], frame[42], int.from_bytes(frame[46:49], "big")
+        assert (port, flags, vni) == (4790, 8, 4097)
+        assert str(ip_address(frame[76:80])) in (POD_A[4], POD_B[4])
+
+
+@families
+def test_host_to_remote_pod_carries_the_tunnel_address(mesh: Topology, family: int) -> None:
+    with Echo(mesh.pod_b, POD_B[family]):
+        assert ask(mesh.a.space, POD_B[family]) == TUNNEL_A[family]
+
+
+def test_forwarded_traffic_that_is_no_local_pod_gets_the_tunnel_address(mesh: Topology) -> None:
+    """As a NodePort does: a client from outside is forwarded to a remote pod and its answer comes back this way."""
+    mesh.router.ip("route", "add", "10.92.1.0/24", "via", "10.90.1.2")
+    with Echo(mesh.pod_b, POD_B[4]):
+        assert ask(mesh.router, POD_B[4]) == TUNNEL_A[4]
+
+
+def test_mesh_device_carries_no_address(mesh: Topology) -> None:
+    for device in ("clustermesh0", "clustermesh0v6"):
+        (link,) = mesh.a.space.ip_json("addr", "show", "dev", device)
+        assert link["addr_info"] == []
+
+
+@families
+def test_tcp_segments_fit_the_tunnel_although_pods_have_the_full_mtu(mesh: Topology, family: int) -> None:
+    with Sink(mesh.pod_b, POD_B[family]):
+        answer, segment = send_tcp(mesh.pod_a, POD_B[family], 1_000_000)
+    assert answer == f"1000000 {POD_A[family]}"
+    device_mtu = 1450 if family == 4 else 1430
+    assert segment <= device_mtu - (40 if family == 4 else 60) - 12  # 12 bytes of timestamp option
+
+
+def test_disabled_overlay_leaves_routing_alone_and_still_keeps_the_source(nodes: Topology) -> None:
+    nodes.a.remotes, nodes.b.remotes = [nodes.b.as_remote("Disabled")], [nodes.a.as_remote("Disabled")]
+    nodes.a.reconcile()
+    nodes.b.reconcile()
+    marked = nodes.a.observe().marked
+    assert not marked.devices
+    assert not marked.routes
+    assert not marked.rules
+    nodes.router.ip("route", "add", "10.91.1.0/24", "via", "10.90.1.2")
+    nodes.router.ip("route", "add", "10.92.1.0/24", "via", "10.90.2.2")
+    with Echo(nodes.pod_b, POD_B[4]):
+        assert ask(nodes.pod_a, POD_B[4]) == POD_A[4]
+
+
+# ---- the guard of the tunnel port
+
+
+def forge(mesh: Topology, sender: Namespace, family: int, source: str, destination: str | None = None) -> None:
+    """Send node b a tunnel packet that claims to come from ``source``."""
+    payload = tunnel_packet(VNI[family], MAC_B, source, destination or POD_B[family])
+    send_udp(sender, "10.90.2.2" if family == 4 else "fd90:2::2", 4790, payload)
+
+
+@families
+def test_inner_source_must_belong_to_the_node_that_sends_it(mesh: Topology, family: int) -> None:
+    foreign = {4: "10.99.1.5", 6: "fd99:1::5"}[family]
+    with Inbox(mesh.pod_b, POD_B[family]) as inbox:
+        forge(mesh, mesh.a.space, family, foreign)
+        assert inbox.take(0.3) is None
+        forge(mesh, mesh.a.space, family, POD_A[family])  # the same packet with an honest source arrives
+        assert inbox.take(1) == (b"forged", POD_A[family])
+    assert "counter packets 1 " in mesh.b.space.run("nft", "list", "chain", "inet", "clustermesh", "inner")
+
+
+@families
+def test_tunnel_packets_of_unknown_nodes_are_dropped(mesh: Topology, family: int) -> None:
+    with Inbox(mesh.pod_b, POD_B[family]) as inbox:
+        forge(mesh, mesh.router, family, POD_A[family])
+        assert inbox.take(0.3) is None
+
+
+def test_pods_cannot_send_tunnel_packets_under_their_nodes_address(mesh: Topology) -> None:
+    with Inbox(mesh.pod_b, POD_B[4]) as inbox:
+        forge(mesh, mesh.pod_a, 4, "10.91.1.77")
+        assert inbox.take(0.3) is None
+
+
+@families
+def test_tunnel_leads_only_to_pods_of_this_node(mesh: Topology, family: int) -> None:
+    host = {4: "10.90.2.2", 6: "fd90:2::2"}[family]
+    with Inbox(mesh.b.space, host) as inbox:
+        forge(mesh, mesh.a.space, family, POD_A[family], destination=host)
+        assert inbox.take(0.3) is None
+        send_udp(mesh.a.space, host, 7000, b"open")  # the port is open to everybody outside the tunnel
+        assert inbox.take(1) is not None

@@ -29,7 +29,7 @@ _NHMSG: Final = struct.Struct("=4BI")  # family, scope, protocol, reserved, flag
 _RTA_DST, _RTA_PREFSRC, _RTA_METRICS, _RTA_TABLE, _RTA_NH_ID, _RTAX_MTU = 1, 7, 8, 15, 30, 2
 _NDA_DST, _NDA_LLADDR, _NDA_IFINDEX, _NDA_PROTOCOL = 1, 2, 8, 12
 _NHA_ID, _NHA_OIF, _NHA_GATEWAY = 1, 5, 6
-_NUD_PERMANENT, _NTF_SELF = 0x80, 0x02
+NUD_PERMANENT, _NTF_SELF = 0x80, 0x02
 _RTN_UNICAST, _RTNH_F_ONLINK, _RTM_F_CLONED, _RT_TABLE_UNSPEC, _RT_TABLE_COMPAT = 1, 4, 0x200, 0, 252
 
 
@@ -105,7 +105,7 @@ def parse_neighbour(payload: bytes, device: str, index: int) -> Neighbour | None
     """A permanent unicast neighbour of that device; None for what the kernel learned or made itself."""
     _, _, _, found_index, state, _, _ = _NDMSG.unpack_from(payload)
     found = attributes(payload, 12)
-    if found_index != index or not state & _NUD_PERMANENT or len(found.get(_NDA_LLADDR, b"")) != 6:
+    if found_index != index or not state & NUD_PERMANENT or len(found.get(_NDA_LLADDR, b"")) != 6:
         return None
     return Neighbour(device, found[_NDA_DST], found[_NDA_LLADDR])
 
@@ -121,7 +121,7 @@ def parse_fdb(payload: bytes, device: str, index: int) -> FdbEntry | None:
 
 def _neighbour(neighbour: Neighbour, index: int, protocol: int) -> bytes:
     return (
-        _NDMSG.pack(address_family(neighbour.address), 0, 0, index, _NUD_PERMANENT, 0, _RTN_UNICAST)
+        _NDMSG.pack(address_family(neighbour.address), 0, 0, index, NUD_PERMANENT, 0, _RTN_UNICAST)
         + attribute(_NDA_DST, neighbour.address)
         + attribute(_NDA_LLADDR, neighbour.mac)
         + attribute(_NDA_PROTOCOL, bytes((protocol,)))
@@ -130,7 +130,7 @@ def _neighbour(neighbour: Neighbour, index: int, protocol: int) -> bytes:
 
 def _fdb(entry: FdbEntry, index: int) -> bytes:
     return (
-        _NDMSG.pack(_AF_BRIDGE, 0, 0, index, _NUD_PERMANENT, _NTF_SELF, 0)
+        _NDMSG.pack(_AF_BRIDGE, 0, 0, index, NUD_PERMANENT, _NTF_SELF, 0)
         + attribute(_NDA_LLADDR, entry.mac)
         + attribute(_NDA_DST, entry.destination)
     )

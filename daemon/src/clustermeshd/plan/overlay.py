@@ -8,6 +8,7 @@ order, time or history: the same inputs give the same objects after any restart,
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -71,7 +72,7 @@ class PeerCount:
     """What one remote cluster amounts to on this node."""
 
     overlay_routing_mode: str
-    nodes: int = 0
+    nodes: int = 0  # with overlay
     routes: int = 0
 
 
@@ -82,7 +83,7 @@ class Desired:
     marked: Marked
     problems: tuple[Problem, ...]
     peers: Mapping[str, PeerCount] = field(default_factory=dict)  # by RemoteClusterConfiguration
-    owners: Mapping[int, str] = field(default_factory=dict)  # nexthop id -> RemoteClusterConfiguration
+    owners: Mapping[int, tuple[str, str]] = field(default_factory=dict)  # by nexthop id: that and the node
 
 
 def local_node(node: Node, cluster_id: str) -> LocalNode:
@@ -148,7 +149,7 @@ class _Planner:
         self._rules: list[Rule] = []
         self._tunnels: list[nftables.Tunnel] = []
         self._bindings: dict[tuple[int, int], dict[Packed, list[Network]]] = {}
-        self._owners: dict[int, str] = {}
+        self._owners: dict[int, tuple[str, str]] = {}
 
     def add_family(self, family: int, peers: Sequence[Peer], prefixes: Mapping[str, tuple[Network, ...]]) -> None:
         """Device, rule and everything behind them, where this node and some overlay peer have that family."""
@@ -254,7 +255,7 @@ class _Planner:
             gateways.add(gateway)
             macs.add(mac)
             nexthop = number(peer)
-            self._owners[nexthop] = peer.cluster_name
+            self._owners[nexthop] = (peer.cluster_name, peer.node)
             self._nexthops.append(Nexthop(nexthop, device.name, gateway))
             self._fdb.append(FdbEntry(device.name, mac, outer.packed))
             self._neighbours.append(Neighbour(device.name, gateway, mac))
@@ -305,14 +306,11 @@ class _Planner:
             ]
         return nftables.desired_table(self._tunnels, elements, self._settings.port)
 
-    def _count(self, peers: Iterable[Peer]) -> dict[str, PeerCount]:
+    def _count(self, peers: Sequence[Peer]) -> dict[str, PeerCount]:
         modes = {peer.cluster_name: "Enabled" if peer.has_overlay else "Disabled" for peer in peers}
-        nodes = {name: {peer.node for peer in peers if peer.cluster_name == name} for name in modes}
-        routes: dict[str, int] = {}
-        for route in self._routes:
-            owner = self._owners[route.nexthop]
-            routes[owner] = routes.get(owner, 0) + 1
-        return {name: PeerCount(mode, len(nodes[name]), routes.get(name, 0)) for name, mode in modes.items()}
+        nodes = Counter(peer.cluster_name for peer in peers if peer.has_overlay)
+        routes = Counter(self._owners[route.nexthop][0] for route in self._routes)
+        return {name: PeerCount(mode, nodes[name], routes[name]) for name, mode in modes.items()}
 
 
 def _numbering(family: int, peers: Iterable[Peer], taken: frozenset[int]) -> Callable[[Peer], int]:
@@ -330,7 +328,7 @@ def _numbering(family: int, peers: Iterable[Peer], taken: frozenset[int]) -> Cal
 
 
 def _gateway(peer: Peer, prefixes: Iterable[Network], family: int, taken: set[Packed]) -> Packed | None:
-    """Address that stands for the node on the device: its tunnel address, else a network address no other node uses."""
+    """Address that stands for the node on the device: its tunnel address, else a network address of its own."""
     own = [address for address in peer.tunnel_addresses if address.version == family]
     admitted = list(prefixes)
     candidates = [address for address in own if any(address in prefix for prefix in admitted)]

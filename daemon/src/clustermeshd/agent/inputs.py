@@ -1,0 +1,91 @@
+"""What the agent reads, from its own API server only: its Node, the RemoteNodes, and the cluster's identity."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from clustermeshd.agent.dataplane import Inputs
+from clustermeshd.kube import objects, resources
+from clustermeshd.kube.client import Client
+from clustermeshd.kube.informer import Change, Informer
+from clustermeshd.model.errors import MeshError
+from clustermeshd.plan.overlay import local_node
+
+_LOG = logging.getLogger(__name__)
+_IDENTITY_NAMESPACE = "kube-system"
+_LONGEST_RETRY_S = 30.0
+
+
+class ClusterInputs:
+    """Informers on this Node and all RemoteNodes; ``snapshot`` is None until each has listed completely."""
+
+    def __init__(self, client: Client, node_name: str, on_change: Callable[[], None]) -> None:
+        self._client, self._node_name, self._changed = client, node_name, on_change
+        self._cluster_id = ""
+        self._identified = asyncio.Event()
+        self._version = 0
+        self._nodes: Informer[objects.Node] = Informer(
+            client, resources.NODES, field_selector=f"metadata.name={node_name}", on_change=self._on_node
+        )
+        self._remotes: Informer[objects.RemoteNode] = Informer(
+            client, resources.REMOTE_NODES, on_change=lambda _: self._touch()
+        )
+
+    @property
+    def has_synced(self) -> bool:
+        return bool(self._cluster_id) and self._nodes.has_synced and self._remotes.has_synced
+
+    @property
+    def node(self) -> objects.Node | None:
+        return self._nodes.store.get(self._node_name)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._nodes.run())
+            group.create_task(self._remotes.run())
+            group.create_task(self._identify())
+            group.create_task(self._announce())
+
+    async def wait_synced(self) -> None:
+        await self._identified.wait()
+        await self._nodes.wait_synced()
+        await self._remotes.wait_synced()
+
+    def snapshot(self) -> Inputs | None:
+        """The inputs now; None while one is missing, this Node's object included: then nothing may be touched."""
+        node = self.node
+        if not self.has_synced or node is None:
+            return None
+        return Inputs(local_node(node, self._cluster_id), tuple(self._remotes.store.values()), self._version)
+
+    def _touch(self) -> None:
+        self._version += 1
+        self._changed()
+
+    def _on_node(self, change: Change[objects.Node]) -> None:
+        """Heartbeats rewrite a Node's status all the time; only what planning reads counts."""
+        old, new = change.old, change.new
+        if old is None or new is None or local_node(old, "") != local_node(new, ""):
+            self._touch()
+
+    async def _identify(self) -> None:
+        """The UID of kube-system is the cluster's id; asked for until it is known, since it never changes."""
+        delay_s = 0.5
+        while not self._cluster_id:
+            try:
+                namespace = await self._client.get(resources.NAMESPACES, _IDENTITY_NAMESPACE)
+                self._cluster_id = namespace.metadata.uid
+                self._identified.set()
+            except (MeshError, OSError) as error:
+                _LOG.warning("cluster id: %s", error)
+                await asyncio.sleep(delay_s)
+                delay_s = min(2 * delay_s, _LONGEST_RETRY_S)
+        self._touch()
+
+    async def _announce(self) -> None:
+        """A list without objects changes nothing and still completes the inputs."""
+        await self.wait_synced()
+        self._touch()

@@ -1,0 +1,47 @@
+"""Metrics of the agent; label sets are fixed."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from clustermeshd.kernel.state import Changes, Failure, Marked
+
+_KINDS = ("devices", "addresses", "nexthops", "fdb", "neighbours", "routes", "rules")
+
+
+class Metrics:
+    """Collectors in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.reconcile = Histogram("clustermesh_agent_reconcile_seconds", "Time of a reconcile", registry=registry)
+        self.errors = Counter("clustermesh_agent_errors_total", "Failed writes and reads", ["kind"], registry=registry)
+        self.objects = Gauge("clustermesh_agent_objects", "Kernel objects of ours", ["kind"], registry=registry)
+        self.written = Counter("clustermesh_agent_written_total", "Objects written", ["kind"], registry=registry)
+        self.removed = Counter("clustermesh_agent_removed_total", "Objects removed", ["kind"], registry=registry)
+        self.repairs = Counter(
+            "clustermesh_agent_repairs_total", "Changes although no input had changed", registry=registry
+        )
+        self.problems = Gauge("clustermesh_agent_problems", "Problems now", ["reason"], registry=registry)
+        self.input_age = Gauge(
+            "clustermesh_agent_input_age_seconds", "Seconds since the inputs last changed", registry=registry
+        )
+        for kind in (*_KINDS, "nftables", "observe"):
+            self.errors.labels(kind)
+
+    def count_changes(self, changes: Changes, *, is_repair: bool) -> None:
+        total = 0
+        for kind, delta in changes.deltas():
+            self.written.labels(kind).inc(len(delta.put))
+            self.removed.labels(kind).inc(len(delta.delete))
+            total += len(delta.put) + len(delta.delete)
+        if is_repair:
+            self.repairs.inc(total + (changes.nft is not None))
+
+    def count_failures(self, failures: tuple[Failure, ...]) -> None:
+        for failure in failures:
+            self.errors.labels(failure.kind).inc()
+
+    def show(self, actual: Marked) -> None:
+        for kind in _KINDS:
+            self.objects.labels(kind).set(len(getattr(actual, kind)))

@@ -1,0 +1,106 @@
+"""Tells when somebody touched what is ours, or when the underlay moved.
+
+Two listening sockets, route netlink and nftables. Pod churn passes by on the same groups (a veth and some rules for
+each pod), so only messages about our devices, table, protocol and nftables table count, and any change of a node
+address or of the underlay's link. A socket that overran has missed something: that counts as a change too, and costs
+one resync.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from clustermeshd.kernel import addresses, links, messages, rules
+from clustermeshd.kernel.netlink import Netlink, Received, RepliesLost, attributes
+from clustermeshd.model.errors import Retriable
+from clustermeshd.model.settings import Dataplane
+
+# linux/rtnetlink.h RTNLGRP_*: link, neighbour, addresses, routes, rules (each v4 and v6), nexthop
+_ROUTE_GROUPS: Final = (1, 3, 5, 9, 7, 11, 8, 19, 32)
+_NFT_GROUP: Final = 7
+_NFNETLINK: Final = 12
+_NFT_SUBSYSTEM: Final = 10
+_NFPROTO_INET: Final = 1
+_U32: Final = struct.Struct("=I")
+_INDEX: Final = struct.Struct("=i")
+
+
+class Monitor:
+    """Non-blocking; ``sockets`` go into a selector or an event loop, and ``drain`` says whether to look."""
+
+    def __init__(self, settings: Dataplane, own_port: int) -> None:
+        self._settings = settings
+        self._own_port = own_port
+        self._names = {settings.device_of(family) for family in (4, 6)}
+        self._watched: frozenset[int] = frozenset()
+        self._route = Netlink(groups=_ROUTE_GROUPS)
+        self._nft = Netlink(_NFNETLINK, groups=(_NFT_GROUP,))
+        for listener in self.sockets:
+            listener.socket.setblocking(False)
+
+    @property
+    def sockets(self) -> tuple[Netlink, Netlink]:
+        return self._route, self._nft
+
+    def watch(self, indexes: frozenset[int]) -> None:
+        """Devices whose links and neighbours count: ours and those below them."""
+        self._watched = indexes
+
+    def close(self) -> None:
+        for listener in self.sockets:
+            listener.close()
+
+    def drain(self) -> bool:
+        """Read all that waits; whether any of it concerns us."""
+        concerns = False
+        for listener, is_ours in ((self._route, self._is_route_event), (self._nft, self._is_nft_event)):
+            try:
+                while True:
+                    for message in listener.receive():
+                        concerns = concerns or (message.port != self._own_port and is_ours(message))
+            except BlockingIOError:
+                continue
+            except (RepliesLost, Retriable):
+                listener.socket.setblocking(False)
+                concerns = True
+        return concerns
+
+    def _is_route_event(self, message: Received) -> bool:
+        kind, payload = message.kind, message.payload
+        if kind in (links.RTM_NEWLINK, links.RTM_DELLINK):
+            return self._is_link_event(payload)
+        if kind in (addresses.RTM_NEWADDR, addresses.RTM_DELADDR):
+            return True
+        if kind in (messages.RTM_NEWNEIGH, messages.RTM_DELNEIGH):
+            return bool(_INDEX.unpack_from(payload, 4)[0] in self._watched and self._is_permanent(kind, payload))
+        if kind in (messages.RTM_NEWNEXTHOP, messages.RTM_DELNEXTHOP):
+            return payload[2] == self._settings.route_protocol
+        if kind in (messages.RTM_NEWROUTE, messages.RTM_DELROUTE):
+            return self._table_of(payload) == self._settings.table
+        if kind in (rules.RTM_NEWRULE, rules.RTM_DELRULE):
+            return self._table_of(payload) == self._settings.table
+        return False
+
+    def _is_link_event(self, payload: bytes) -> bool:
+        if _INDEX.unpack_from(payload, 4)[0] in self._watched:
+            return True
+        name = attributes(payload, 16).get(links.IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace")
+        return name in self._names
+
+    @staticmethod
+    def _is_permanent(kind: int, payload: bytes) -> bool:
+        """Ageing neighbours of the underlay come and go; ours never do by themselves."""
+        state = struct.unpack_from("=H", payload, 8)[0]
+        return kind == messages.RTM_DELNEIGH or bool(state & messages.NUD_PERMANENT)
+
+    @staticmethod
+    def _table_of(payload: bytes) -> int:
+        table = attributes(payload, 12).get(15)  # RTA_TABLE and FRA_TABLE alike
+        return int(_U32.unpack(table)[0]) if table else payload[4]
+
+    def _is_nft_event(self, message: Received) -> bool:
+        """The table name is attribute 1 of every nftables object but a generation."""
+        if message.kind >> 8 != _NFT_SUBSYSTEM or message.payload[:1] != bytes((_NFPROTO_INET,)):
+            return False
+        return attributes(message.payload, 4).get(1, b"").rstrip(b"\0") == self._settings.nft_table.encode()
