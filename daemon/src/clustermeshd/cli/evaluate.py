@@ -60,7 +60,7 @@ async def _peer(
     reference = peer.spec.cluster_access_secret or objects.ClusterAccessSecret()
     secret = await client.get(resources.SECRETS, reference.name, reference.namespace)
     content = base64.b64decode((secret.data or {}).get("kubeconfig", ""))
-    access = from_secret(content, f"Secret {reference.namespace}/{reference.name}")
+    access = await from_secret(content, f"Secret {reference.namespace}/{reference.name}")
     async with Client(access, user_agent=user_agent) as remote:
         return await _cluster(remote, peer.metadata.name, selector)
 

@@ -91,7 +91,8 @@ async def _eval(client: Client, arguments: argparse.Namespace) -> int:
 
 async def _run(arguments: argparse.Namespace) -> int:
     command: Command = arguments.run
-    async with Client(from_file(Path(arguments.kubeconfig), arguments.context), user_agent=_AGENT) as client:
+    access = await from_file(Path(arguments.kubeconfig), arguments.context)
+    async with Client(access, user_agent=_AGENT) as client:
         return await command(client, arguments)
 
 

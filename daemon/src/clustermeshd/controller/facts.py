@@ -45,11 +45,13 @@ class ServiceFacts:
         return self._services.get(namespace, {}).values()
 
     def slices(self, namespace: str, service: str) -> Iterable[objects.EndpointSlice]:
-        return self._slices.get(namespace, {}).get(service, {}).values()
+        by_service = self._slices.get(namespace)
+        return by_service.get(service, {}).values() if by_service is not None else ()
 
     def all_slices(self, namespace: str) -> Iterable[objects.EndpointSlice]:
         """Slices of every Service of a namespace, and of none."""
-        return [piece for pieces in self._slices.get(namespace, {}).values() for piece in pieces.values()]
+        by_service = self._slices.get(namespace)
+        return [piece for pieces in by_service.values() for piece in pieces.values()] if by_service is not None else []
 
     def namespaces(self) -> Iterable[str]:
         return list(self._services.keys() | self._slices.keys())

@@ -45,7 +45,7 @@ class _Process:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        access = from_file(self._options.kubeconfig, self._options.context)
+        access = await from_file(self._options.kubeconfig, self._options.context)
         options = self._options
         async with (
             Client(access, user_agent=self._user_agent) as client,

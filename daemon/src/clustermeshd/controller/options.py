@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clustermeshd.model import names
-from clustermeshd.model.settings import Ports
+from clustermeshd.model.settings import PORTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class ControllerOptions:
     namespace: str = names.NAMESPACE
     leader_election: bool = True
     health_host: str = "127.0.0.1"
-    health_port: int = Ports.controller
+    health_port: int = PORTS.controller
     log_format: str = "text"
     log_level: str = "info"
 
@@ -60,6 +60,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="--no-leader-election for a single replica",
     )
     parser.add_argument("--health-host", default="127.0.0.1", help="address of /healthz, /readyz and /metrics")
-    parser.add_argument("--health-port", type=int, default=Ports.controller, help="its port, 0 = none (%(default)s)")
+    parser.add_argument("--health-port", type=int, default=PORTS.controller, help="its port, 0 = none (%(default)s)")
     parser.add_argument("--log-format", choices=("text", "json"), default="text")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")

@@ -105,7 +105,7 @@ class Peer:
         tasks: dict[Connection, asyncio.Task[None]] = {}
         while True:
             self._wake.clear()
-            made = self._open(next(iter(secrets.store.values()), None), where)
+            made = await self._open(next(iter(secrets.store.values()), None), where)
             if made is not None:
                 if self._candidate is not None:
                     tasks.pop(self._candidate).cancel()
@@ -115,10 +115,10 @@ class Peer:
             self._status_changed(self.name)
             await self._wake.wait()
 
-    def _open(self, secret: objects.Secret | None, where: str) -> Connection | None:
+    async def _open(self, secret: objects.Secret | None, where: str) -> Connection | None:
         """A connection for the Secret's content, or None when it is in use already or cannot be used."""
         try:
-            access = from_secret(_kubeconfig(secret, where), where)
+            access = await from_secret(_kubeconfig(secret, where), where)
         except Refused as error:
             self._problem = error
             _LOG.warning("RemoteClusterConfiguration(%s): %s", self.name, error)

@@ -357,3 +357,17 @@ ObjectT = TypeVar("ObjectT", bound=Object)
 class ObjectList(Struct, Generic[ObjectT], frozen=True):
     metadata: ListMeta = ListMeta()
     items: tuple[ObjectT, ...] | None = None
+
+
+class RawList(Struct, frozen=True):
+    """A list whose items are not decoded yet."""
+
+    metadata: ListMeta = ListMeta()
+    items: tuple[msgspec.Raw, ...] | None = None
+
+
+class RawEvent(Struct, frozen=True):
+    """One line of a watch."""
+
+    type: str
+    object: msgspec.Raw = msgspec.Raw()

@@ -48,3 +48,6 @@ class Ports:
 
     controller: int = 9471
     agent: int = 9472
+
+
+PORTS: Final = Ports()

@@ -1,0 +1,252 @@
+"""Where a client's address, trust and credential come from.
+
+The kubernetes package reads kubeconfigs and makes the TLS context. A kubeconfig from a Secret was written by somebody
+else and is content only: whatever would make this process run a program, read a file, use a proxy or skip verification
+is refused before that package sees it, with the exact field named (Istio and others had to learn this).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import json
+import os
+import ssl
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from kubernetes.aio.client.configuration import Configuration
+from kubernetes.aio.client.rest import RESTClientObject
+from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config, load_kube_config_from_dict
+
+from clustermeshd.model.errors import Fatal, Refused
+
+MAX_BYTES = 256 * 1024
+_FORBIDDEN_USER = {
+    "exec": "would run a program",
+    "auth-provider": "would run code of a provider",
+    "tokenFile": "names a file",
+    "client-certificate": "names a file",
+    "client-key": "names a file",
+    "username": "is basic authentication",
+    "password": "is basic authentication",
+    "as": "asks for impersonation",
+    "as-uid": "asks for impersonation",
+    "as-groups": "asks for impersonation",
+}
+_FORBIDDEN_CLUSTER = {
+    "certificate-authority": "names a file",
+    "proxy-url": "would send traffic through a proxy",
+    "insecure-skip-tls-verify": "would trust any server",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """An API server and how to be somebody there. Nothing secret is in its repr.
+
+    ``fingerprint`` changes whenever the content it was made from does; ``expires_at`` is the earlier end of token and
+    client certificate, as far as they tell.
+    """
+
+    server: str
+    tls: ssl.SSLContext = field(repr=False)
+    token: str | None = field(repr=False, default=None)
+    tls_server_name: str | None = None
+    fingerprint: str = ""
+    expires_at: datetime | None = None
+    source: Path | None = None
+    context: str | None = None
+    in_cluster: bool = False
+
+
+async def from_file(path: Path | None, context: str | None = None) -> Access:
+    """Access by a kubeconfig file of ours, or by the pod's service account when ``path`` is None."""
+    configuration = Configuration()
+    if path is None:
+        try:
+            load_incluster_config(client_configuration=configuration)
+        except ConfigException as error:
+            raise Fatal(f"not in a cluster ({error}); name a kubeconfig with --kubeconfig") from error
+        return _access(configuration, fingerprint="", source=None, context=None, in_cluster=True)
+    try:
+        content = await asyncio.to_thread(path.read_bytes)
+        await load_kube_config(str(path), context=context, client_configuration=configuration, persist_config=False)
+    except OSError as error:
+        raise Fatal(f"kubeconfig {path}: {error.strerror or error}; name a readable one with --kubeconfig") from error
+    except (ConfigException, yaml.YAMLError) as error:
+        raise Fatal(f"kubeconfig {path}: {str(error).splitlines()[0]}; see `kubectl config view`") from error
+    digest = hashlib.sha256(content).hexdigest()
+    return _access(configuration, fingerprint=digest, source=path, context=context)
+
+
+async def from_secret(content: bytes, where: str) -> Access:
+    """Access by a kubeconfig that somebody else wrote; ``where`` says where it was found. Raises Refused."""
+    document = _document(content, where)
+    context, cluster, user = _chosen(document, where)
+    _check_cluster(cluster, where)
+    _check_user(user, where)
+    configuration = Configuration()
+    try:
+        with tempfile.TemporaryDirectory(prefix="clustermesh-") as private:  # made 0700; gone with its files below
+            await load_kube_config_from_dict(
+                {**document, "current-context": context}, client_configuration=configuration, temp_file_path=private
+            )
+            return _access(configuration, fingerprint=hashlib.sha256(content).hexdigest())
+    except (ConfigException, ssl.SSLError, OSError, ValueError, TypeError, KeyError) as error:
+        # the cause may quote key material: only its class is told
+        raise _refused(
+            "it cannot be used", where, f"{type(error).__name__}; check certificates, key and server"
+        ) from None
+    finally:
+        _forget_temporary_files()
+
+
+def _access(
+    configuration: Configuration,
+    *,
+    fingerprint: str,
+    source: Path | None = None,
+    context: str | None = None,
+    in_cluster: bool = False,
+) -> Access:
+    bearer = configuration.api_key.get("BearerToken", "")
+    token = bearer.removeprefix("Bearer ").strip() or None
+    ends = [end for end in (_token_end(token), _certificate_end(configuration.cert_file)) if end is not None]
+    return Access(
+        server=configuration.host.rstrip("/"),
+        tls=RESTClientObject(configuration).ssl_context,
+        token=token,
+        tls_server_name=configuration.tls_server_name or None,
+        fingerprint=fingerprint,
+        expires_at=min(ends) if ends else None,
+        source=source,
+        context=context,
+        in_cluster=in_cluster,
+    )
+
+
+class _NoAliases(yaml.SafeLoader):
+    """Anchors make small texts huge; a kubeconfig needs none."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            raise yaml.YAMLError("aliases are not allowed")
+        return super().compose_node(parent, index)
+
+
+def _document(content: bytes, where: str) -> dict[str, Any]:
+    if len(content) > MAX_BYTES:
+        raise _refused(f"{len(content)} bytes", where, f"at most {MAX_BYTES}")
+    try:
+        document = yaml.load(content, Loader=_NoAliases)  # noqa: S506  # a SafeLoader
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError):
+        raise _refused("it is not YAML", where, "put a kubeconfig there") from None
+    if not isinstance(document, dict):
+        raise _refused("it is not a mapping", where, "put a kubeconfig there")
+    return document
+
+
+def _chosen(document: Mapping[str, Any], where: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    contexts = _named(document, "contexts", "context", where)
+    current = document.get("current-context")
+    if not current:
+        if len(contexts) != 1:
+            raise _refused(f"{len(contexts)} contexts and no current-context", where, "set current-context")
+        (current,) = contexts
+    if current not in contexts:
+        raise _refused("current-context names no context", where, "name one of contexts")
+    clusters = _named(document, "clusters", "cluster", where)
+    users = _named(document, "users", "user", where)
+    cluster, user = contexts[current].get("cluster"), contexts[current].get("user")
+    if cluster not in clusters or user not in users:
+        raise _refused("the current context names a cluster or user that is not there", where, "add it")
+    return str(current), clusters[cluster], users[user]
+
+
+def _named(document: Mapping[str, Any], plural: str, singular: str, where: str) -> dict[Any, dict[str, Any]]:
+    entries = document.get(plural)
+    if not isinstance(entries, list) or not all(
+        isinstance(e, dict) and isinstance(e.get("name"), str) and isinstance(e.get(singular), dict) for e in entries
+    ):
+        raise _refused(f"{plural} is no list of named {singular}s", where, "put a kubeconfig there")
+    return {entry["name"]: entry[singular] for entry in entries}
+
+
+def _check_cluster(cluster: Mapping[str, Any], where: str) -> None:
+    for key, why in _FORBIDDEN_CLUSTER.items():
+        if cluster.get(key):
+            raise _refused(f"clusters[].cluster.{key} {why}", where, "remove it")
+    server = cluster.get("server")
+    if not isinstance(server, str) or not server.startswith("https://"):
+        raise _refused("clusters[].cluster.server is not https://", where, "set the API server's https URL")
+    if not isinstance(cluster.get("certificate-authority-data"), str) or not cluster["certificate-authority-data"]:
+        raise _refused(
+            "clusters[].cluster.certificate-authority-data is missing", where, "set it; system roots are never used"
+        )
+    _check_base64(cluster, ("certificate-authority-data",), "clusters[].cluster", where)
+
+
+def _check_user(user: Mapping[str, Any], where: str) -> None:
+    for key, why in _FORBIDDEN_USER.items():
+        if user.get(key):
+            raise _refused(
+                f"users[].user.{key} {why}", where, "use token or client-certificate-data and client-key-data"
+            )
+    certificate = bool(user.get("client-certificate-data")) and bool(user.get("client-key-data"))
+    if not certificate and not (isinstance(user.get("token"), str) and user["token"].strip()):
+        raise _refused(
+            "users[].user has no credential", where, "set token, or client-certificate-data and client-key-data"
+        )
+    _check_base64(user, ("client-certificate-data", "client-key-data"), "users[].user", where)
+
+
+def _check_base64(entry: Mapping[str, Any], keys: tuple[str, ...], path: str, where: str) -> None:
+    for key in keys:
+        value = entry.get(key)
+        try:
+            base64.b64decode(value or "", validate=True)
+        except (binascii.Error, TypeError, ValueError):
+            raise _refused(f"{path}.{key} is not base64", where, "encode the PEM text") from None
+
+
+def _refused(found: str, where: str, fix: str) -> Refused:
+    return Refused("KubeconfigRefused", f"kubeconfig: {found}", where=where, fix=fix)
+
+
+def _forget_temporary_files() -> None:
+    """The kubernetes package remembers where it put key material; those files are gone."""
+    from kubernetes.aio.config import kube_config
+
+    for path in [p for p in kube_config._temp_files.values() if not os.path.exists(p)]:  # noqa: SLF001, PTH110
+        for content in [c for c, p in kube_config._temp_files.items() if p == path]:  # noqa: SLF001
+            del kube_config._temp_files[content]  # noqa: SLF001
+
+
+def _token_end(token: str | None) -> datetime | None:
+    """``exp`` of a JWT (RFC 7519); a token that is none tells nothing."""
+    parts = (token or "").split(".")
+    if len(parts) != 3:
+        return None
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+        return datetime.fromtimestamp(float(claims["exp"]), UTC)
+    except (ValueError, KeyError, TypeError, OverflowError, OSError):
+        return None
+
+
+def _certificate_end(path: str | None) -> datetime | None:
+    if not path:
+        return None
+    try:
+        decoded = ssl._ssl._test_decode_cert(path)  # type: ignore[attr-defined]  # noqa: SLF001
+        return datetime.fromtimestamp(ssl.cert_time_to_seconds(decoded["notAfter"]), UTC)
+    except (ssl.SSLError, OSError, KeyError, ValueError):
+        return None

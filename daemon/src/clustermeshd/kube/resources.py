@@ -1,0 +1,61 @@
+"""The kinds we read and write: where the API serves them, and the struct each decodes to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+from clustermeshd.kube import objects
+from clustermeshd.model import names
+
+T = TypeVar("T", bound=objects.Object)
+
+
+@dataclass(frozen=True, slots=True)
+class Resource(Generic[T]):
+    """One kind; ``group`` is empty for core/v1."""
+
+    group: str
+    version: str
+    plural: str
+    kind: str
+    type: type[T]
+    namespaced: bool = True
+
+    @property
+    def api_version(self) -> str:
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    def path(self, namespace: str | None = None, name: str | None = None, subresource: str | None = None) -> str:
+        """URL path of a collection (all namespaces when ``namespace`` is None), an object or a subresource."""
+        parts = ["apis", self.group, self.version] if self.group else ["api", self.version]
+        if self.namespaced and namespace is not None:
+            parts += ["namespaces", namespace]
+        parts += [self.plural, *(part for part in (name, subresource) if part is not None)]
+        return "/" + "/".join(parts)
+
+
+NODES: Final = Resource("", "v1", "nodes", "Node", objects.Node, namespaced=False)
+NAMESPACES: Final = Resource("", "v1", "namespaces", "Namespace", objects.Namespace, namespaced=False)
+PODS: Final = Resource("", "v1", "pods", "Pod", objects.Pod)
+SERVICES: Final = Resource("", "v1", "services", "Service", objects.Service)
+ENDPOINTS: Final = Resource("", "v1", "endpoints", "Endpoints", objects.Endpoints)
+SECRETS: Final = Resource("", "v1", "secrets", "Secret", objects.Secret)
+EVENTS: Final = Resource("", "v1", "events", "Event", objects.Object)
+ENDPOINT_SLICES: Final = Resource("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", objects.EndpointSlice)
+SERVICE_CIDRS: Final = Resource(
+    "networking.k8s.io", "v1", "servicecidrs", "ServiceCIDR", objects.ServiceCIDR, namespaced=False
+)
+LEASES: Final = Resource("coordination.k8s.io", "v1", "leases", "Lease", objects.Lease)
+REMOTE_CLUSTER_CONFIGURATIONS: Final = Resource(
+    names.GROUP,
+    names.VERSION,
+    "remoteclusterconfigurations",
+    "RemoteClusterConfiguration",
+    objects.RemoteClusterConfiguration,
+    namespaced=False,
+)
+REMOTE_NODES: Final = Resource(
+    names.GROUP, names.VERSION, "remotenodes", "RemoteNode", objects.RemoteNode, namespaced=False
+)
+MESH_NODES: Final = Resource(names.GROUP, names.VERSION, "meshnodes", "MeshNode", objects.MeshNode, namespaced=False)
