@@ -13,13 +13,22 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .command import in_netns
 from .errors import MissingRequirement
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+
+# A process enters a control group by its own act, before it becomes the program: nothing is ever started outside.
+_JOIN = 'while [ "$1" != -- ]; do echo 0 > "$1"; shift; done; shift; exec "$@"'
+
+
+def joining(cgroup_files: Sequence[Path], argv: Sequence[str]) -> list[str]:
+    """The command line that enters control groups, then runs `argv` under the same process id."""
+    return ["sh", "-c", _JOIN, "sh", *map(str, cgroup_files), "--", *argv] if cgroup_files else list(argv)
 
 
 def start_time(pid: int) -> int | None:
@@ -113,26 +122,18 @@ def spawn(
     cgroup_files: Sequence[Path] = (),
 ) -> subprocess.Popen[bytes]:
     """Start a program in a session of its own, output appended to `log`, inside the given control groups."""
-
-    def join_cgroups() -> None:
-        for file in cgroup_files:
-            fd = os.open(file, os.O_WRONLY)
-            os.write(fd, b"0")
-            os.close(fd)
-
-    extra: dict[str, Any] = {"preexec_fn": join_cgroups} if cgroup_files else {}
+    line = joining(cgroup_files, in_netns(netns, argv))
     with log.open("ab") as out:
         log.chmod(0o600)
         try:
             child = subprocess.Popen(
-                in_netns(netns, argv),
+                line,
                 stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
                 stdout=out,
                 stderr=out,
                 env=env,
                 cwd=cwd,
                 start_new_session=True,
-                **extra,
             )
         except FileNotFoundError as error:
             raise MissingRequirement(f"program {error.filename!r} is not installed", do="see `lab doctor`") from error

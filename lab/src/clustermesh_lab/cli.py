@@ -1,0 +1,235 @@
+"""The `lab` command."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from . import build, doctor, places, progress, state
+from .errors import LabError
+from .topology import Topology, preset_names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .cluster import LabCluster, LabNode
+    from .lab import Lab
+
+DESCRIPTION = (
+    """Real Kubernetes clusters on this machine: etcd, API server, kubelet, containerd, kube-proxy, CoreDNS."""
+)
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; its exit code."""
+    arguments = _parser().parse_args(argv)
+    progress.report_to(None if getattr(arguments, "quiet", False) else progress.to_stderr)
+    try:
+        return int(arguments.act(arguments) or 0)
+    except LabError as error:
+        sys.stderr.write(f"lab: {error}\n")
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        sys.stderr.write("lab: interrupted; `lab down` takes away what was started\n")
+        return EXIT_INTERRUPTED
+
+
+def _attach(arguments: argparse.Namespace) -> Lab:
+    from .lab import Lab
+
+    return Lab.attach(arguments.lab)
+
+
+def _up(arguments: argparse.Namespace) -> None:
+    from .lab import Lab
+
+    lab = Lab.up(Topology.find(arguments.topology), machines=arguments.machines, name=arguments.lab)
+    for cluster in lab.clusters.values():
+        print(f"export KUBECONFIG={cluster.kubeconfig}    # {cluster.name}: {', '.join(cluster.nodes)}")
+
+
+def _down(arguments: argparse.Namespace) -> None:
+    from .lab import down
+
+    names = state.labs() if arguments.all else [places.lab_name(arguments.lab)]
+    for name in names:
+        if not down(name):
+            progress.say(f"there is no lab {name}")
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    found = _attach(arguments).status()
+    if arguments.json:
+        print(json.dumps(found, indent=1))
+    else:
+        _print_status(found)
+    whole = all(c["ready"] and all(n["ready"] for n in c["nodes"].values()) for c in found["clusters"].values())
+    return 0 if whole else 1
+
+
+def _print_status(found: dict[str, Any]) -> None:
+    print(f"lab {found['lab']}{' with machines' if found['machines'] else ''}")
+    for name, cluster in found["clusters"].items():
+        print(f"  {name}  {'ready' if cluster['ready'] else 'NOT READY'}  {cluster['api']}")
+        print(f"    pods {', '.join(cluster['pods'])}  services {', '.join(cluster['services'])}")
+        for node, facts in cluster["nodes"].items():
+            word = "Ready" if facts["ready"] else "NotReady" if facts["on"] else "off"
+            print(f"    {node}  {word}  {', '.join(facts['addresses'])}  pods {', '.join(facts['pods']) or '-'}")
+
+
+def _list(_: argparse.Namespace) -> None:
+    for name in state.labs():
+        record = state.Store(name).read()
+        whole = record is not None and record.is_complete and record.is_from_this_boot()
+        clusters = ", ".join(c.name for c in record.topology.clusters) if record else "-"
+        print(f"{name}\t{'up' if whole else 'broken (lab down)'}\t{clusters}")
+
+
+def _cluster(lab: Lab, name: str) -> LabCluster:
+    if name not in lab.clusters:
+        raise LabError(
+            f"lab {lab.name} has no cluster {name!r}", do=f"there are {', '.join(lab.clusters)}", exit_code=2
+        )
+    return lab.clusters[name]
+
+
+def _node(lab: Lab, target: str) -> LabNode:
+    cluster_name, _, node = target.partition("/")
+    cluster = _cluster(lab, cluster_name)
+    if node not in cluster.nodes:
+        known = ", ".join(f"{cluster_name}/{n}" for n in cluster.nodes)
+        raise LabError(f"{target!r} is no node", do=f"give CLUSTER/NODE: {known}", exit_code=2)
+    return cluster.nodes[node]
+
+
+def _become(argv: list[str], env: dict[str, str] | None = None) -> None:
+    """Be that program from here on: its terminal, signals and exit code are ours."""
+    sys.stdout.flush()
+    os.execvpe(argv[0], argv, env or dict(os.environ))  # noqa: S606
+
+
+def _kubectl(arguments: argparse.Namespace) -> None:
+    cluster = _cluster(_attach(arguments), arguments.cluster)
+    env = os.environ | {"KUBECONFIG": str(cluster.kubeconfig)}
+    _become([*build.program("kubectl"), *_after_dashes(arguments.rest)], dict(env))
+
+
+def _after_dashes(rest: list[str]) -> list[str]:
+    return rest[1:] if rest[:1] == ["--"] else rest
+
+
+def _exec(arguments: argparse.Namespace) -> None:
+    lab = _attach(arguments)
+    command = _after_dashes(arguments.rest) or ["bash"]
+    if "/" in arguments.target:
+        _become(_node(lab, arguments.target).enter_command(command))
+    cluster = _cluster(lab, arguments.target)
+    _become(["nsenter", f"--net={cluster.netns_path}", *command])
+
+
+def _logs(arguments: argparse.Namespace) -> None:
+    lab = _attach(arguments)
+    place: LabNode | LabCluster
+    place = _node(lab, arguments.target) if "/" in arguments.target else _cluster(lab, arguments.target)
+    known = sorted(f.stem for f in place.logs.glob("*.log") if f.stem != "audit")
+    if arguments.component not in known:
+        found = f"no log of {arguments.component!r}" if arguments.component else "which component?"
+        raise LabError(f"{arguments.target}: {found}", do=f"there are {', '.join(known) or 'none yet'}", exit_code=2)
+    follow = ["-F"] if arguments.follow else []
+    _become(["tail", "-n", str(arguments.lines), *follow, str(place.logs / f"{arguments.component}.log")])
+
+
+def _kubeconfig(arguments: argparse.Namespace) -> None:
+    cluster = _cluster(_attach(arguments), arguments.cluster)
+    path = cluster.client(arguments.user, arguments.group) if arguments.user else cluster.kubeconfig
+    print(path)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    found = doctor.examine(machines=arguments.machines)
+    for finding in found:
+        print(f"missing: {finding.what}: {finding.remedy}")
+    absent = build.missing()
+    print(f"programs to build: {', '.join(absent) or 'none'}")
+    if not found:
+        print("this machine has all the lab needs")
+    return 3 if found else 0
+
+
+def _setup(_: argparse.Namespace) -> int:
+    left = doctor.setup()
+    for finding in left:
+        print(f"still missing: {finding.what}: {finding.remedy}")
+    return 3 if left else 0
+
+
+def _build(_: argparse.Namespace) -> None:
+    build.ensure()
+    for component in build.components().values():
+        print(f"{component.name}\t{component.version}\t{build.directory(component.name)}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lab", description=DESCRIPTION)
+    parser.add_argument("--lab", metavar="NAME", help='the lab that is meant ($CLUSTERMESH_LAB, else "default")')
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress lines")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(
+        name: str, act: Callable[[argparse.Namespace], object], text: str, example: str = ""
+    ) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=f"example:\n  {example}" if example else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(act=act)
+        return sub
+
+    sub = command("up", _up, "bring a lab up, or what is missing of it", "lab up demo --machines")
+    presets = f"preset ({', '.join(preset_names())}) or YAML file (default: demo)"
+    sub.add_argument("topology", nargs="?", default="demo", help=presets)
+    sub.add_argument("--machines", action="store_true", help="nodes are also machines with systemd and sshd")
+    sub = command("down", _down, "take a lab away, whole or broken, and leave nothing", "lab --lab ci down")
+    sub.add_argument("--all", action="store_true", help="every lab of this machine")
+    sub = command("status", _status, "what runs; exit code 1 unless all of it is ready", "lab status --json")
+    sub.add_argument("--json", action="store_true", help="for programs")
+    command("list", _list, "the labs of this machine")
+    sub = command("kubectl", _kubectl, "kubectl as cluster admin", "lab kubectl -c east get pods -A")
+    sub.add_argument("-c", "--cluster", required=True, help="cluster")
+    sub.add_argument("rest", nargs=argparse.REMAINDER, metavar="ARGUMENTS", help="arguments of kubectl")
+    sub = command(
+        "exec",
+        _exec,
+        "run a program inside a node, or in the network namespace of a control plane",
+        "lab exec east/n1 -- ctr containers list\n  lab exec east/n1 -- nft list ruleset",
+    )
+    sub.add_argument("target", metavar="CLUSTER[/NODE]")
+    sub.add_argument("rest", nargs=argparse.REMAINDER, metavar="-- PROGRAM", help="default: a shell")
+    sub = command("logs", _logs, "log of a component", "lab logs east/n1 kubelet -f\n  lab logs east kube-apiserver")
+    sub.add_argument("target", metavar="CLUSTER[/NODE]")
+    sub.add_argument("component", nargs="?", default="")
+    sub.add_argument("-f", "--follow", action="store_true", help="as it grows")
+    sub.add_argument("-n", "--lines", type=int, default=200, help="last lines (default: %(default)s)")
+    sub = command("kubeconfig", _kubeconfig, "path of a kubeconfig", "lab kubeconfig east --user bob --group devs")
+    sub.add_argument("cluster")
+    sub.add_argument("--user", help="of this user instead of the cluster admin")
+    sub.add_argument("--group", action="append", default=[], help="group of that user (may be repeated)")
+    sub = command("doctor", _doctor, "what this machine lacks, and how to get it")
+    sub.add_argument("--machines", action="store_true", help="for `lab up --machines` too")
+    command("setup", _setup, "install what is missing (Debian, Ubuntu)")
+    command("build", _build, "build all programs now")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

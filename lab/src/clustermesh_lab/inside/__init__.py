@@ -1,0 +1,1 @@
+"""Programs of the lab that run inside its nodes and control planes. Standard library only."""
