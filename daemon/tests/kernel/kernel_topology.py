@@ -55,6 +55,17 @@ class Namespace:
     def ip_json(self, *arguments: str) -> list[dict]:
         return json.loads(self._run("ip", "-n", self.name, "-j", "-d", *arguments) or "[]")
 
+    def batch(self, commands: str) -> None:
+        """``ip`` commands, one a line, by one process."""
+        for family in ("", "-6"):
+            lines = [
+                line.strip() for line in commands.strip().splitlines() if line.strip().startswith("-6") == bool(family)
+            ]
+            text = "\n".join(line.removeprefix("-6 ") for line in lines)
+            command = ["ip", "-n", self.name, *filter(None, [family]), "-batch", "-"]
+            done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=20, check=False)
+            assert not done.returncode, f"{text}: {done.stderr}"
+
     def run(self, *arguments: str, check: bool = True) -> str:
         return self._run("ip", "netns", "exec", self.name, *arguments, check=check)
 
@@ -176,30 +187,32 @@ class Topology:
     def _node(self, make: Callable[[str], Namespace], n: int, underlay: str) -> tuple[MeshNode, Namespace]:
         node, pod = make(f"n{n}"), make(f"p{n}")
         node.sysctl("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1", "net.ipv4.conf.all.rp_filter=1")
-        node.ip("link", "add", "eth0", "type", "veth", "peer", "name", f"to{n}", "netns", self.router.name)
-        node.ip("link", "add", "pod0", "type", "veth", "peer", "name", "eth0", "netns", pod.name)
-        for space, device in ((node, "eth0"), (node, "pod0"), (self.router, f"to{n}"), (pod, "eth0")):
-            space.ip("link", "set", device, "up")
+        node.batch(f"""
+            link add eth0 type veth peer name to{n} netns {self.router.name}
+            link add pod0 type veth peer name eth0 netns {pod.name}
+            link set eth0 up
+            link set pod0 up
+            addr add 169.254.1.1/32 dev pod0
+            route add 10.9{n}.1.5 dev pod0
+            addr add fe80::1/64 dev pod0 nodad
+            -6 route add fd9{n}:1::5 dev pod0""")
+        self.router.ip("link", "set", f"to{n}", "up")
+        pod.batch(f"""
+            link set eth0 up
+            addr add 10.9{n}.1.5/32 dev eth0
+            route add 169.254.1.1 dev eth0
+            route add default via 169.254.1.1
+            addr add fd9{n}:1::5/128 dev eth0 nodad
+            -6 route add default via fe80::1 dev eth0""")
         addresses = []
         if underlay in ("dual", "v4"):
             addresses.append(f"10.90.{n}.2")
             self.router.ip("addr", "add", f"10.90.{n}.1/24", "dev", f"to{n}")
-            node.ip("addr", "add", f"10.90.{n}.2/24", "dev", "eth0")
-            node.ip("route", "add", "default", "via", f"10.90.{n}.1")
+            node.batch(f"addr add 10.90.{n}.2/24 dev eth0\nroute add default via 10.90.{n}.1")
         if underlay in ("dual", "v6"):
             addresses.append(f"fd90:{n}::2")
             self.router.ip("addr", "add", f"fd90:{n}::1/64", "dev", f"to{n}", "nodad")
-            node.ip("addr", "add", f"fd90:{n}::2/64", "dev", "eth0", "nodad")
-            node.ip("-6", "route", "add", "default", "via", f"fd90:{n}::1")
-        pod.ip("addr", "add", f"10.9{n}.1.5/32", "dev", "eth0")
-        pod.ip("route", "add", "169.254.1.1", "dev", "eth0")
-        pod.ip("route", "add", "default", "via", "169.254.1.1")
-        node.ip("addr", "add", "169.254.1.1/32", "dev", "pod0")
-        node.ip("route", "add", f"10.9{n}.1.5", "dev", "pod0")
-        pod.ip("addr", "add", f"fd9{n}:1::5/128", "dev", "eth0", "nodad")
-        node.ip("addr", "add", "fe80::1/64", "dev", "pod0", "nodad")
-        pod.ip("-6", "route", "add", "default", "via", "fe80::1", "dev", "eth0")
-        node.ip("-6", "route", "add", f"fd9{n}:1::5", "dev", "pod0")
+            node.batch(f"addr add fd90:{n}::2/64 dev eth0 nodad\n-6 route add default via fd90:{n}::1")
         masquerade = f"""table inet cni {{ chain post {{ type nat hook postrouting priority srcnat;
             ip saddr 10.9{n}.1.0/24 ip daddr != 10.9{n}.0.0/16 masquerade;
             ip6 saddr fd9{n}:1::/64 ip6 daddr != fd9{n}::/16 masquerade;

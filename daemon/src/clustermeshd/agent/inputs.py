@@ -35,7 +35,8 @@ class ClusterInputs:
 
     @property
     def has_synced(self) -> bool:
-        return bool(self._cluster_id) and self._nodes.has_synced and self._remotes.has_synced
+        """Every input has listed; a kind that is not served counts as unknown here, not as empty."""
+        return bool(self._cluster_id) and self._nodes.has_synced and self._remotes.has_synced and self._remotes.served
 
     @property
     def node(self) -> objects.Node | None:

@@ -50,15 +50,15 @@ def _require_capability() -> None:
         raise Fatal("CAP_NET_ADMIN is missing; run as root or give the unit AmbientCapabilities=CAP_NET_ADMIN")
 
 
-def _client(options: AgentOptions) -> Client:
-    access = from_file(options.kubeconfig, options.context)
+async def _client(options: AgentOptions) -> Client:
+    access = await from_file(options.kubeconfig, options.context)
     return Client(access, user_agent=f"clustermeshd/{__version__} (agent)")
 
 
 async def _run_once(options: AgentOptions) -> int:
     thread = KernelThread(options.dataplane)
     try:
-        async with _client(options) as client, asyncio.TaskGroup() as group:
+        async with await _client(options) as client, asyncio.TaskGroup() as group:
             inputs = ClusterInputs(client, options.node_name, lambda: None)
             reader = group.create_task(inputs.run())
             try:
@@ -107,7 +107,7 @@ class _Process:
         thread = KernelThread(options.dataplane)
         try:
             async with (
-                _client(options) as client,
+                await _client(options) as client,
                 health.serve(
                     options.health_host,
                     options.health_port,

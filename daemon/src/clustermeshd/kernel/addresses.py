@@ -17,6 +17,7 @@ RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 _LOOPBACK: Final = "lo"
 _LABEL: Final = b"lo:mesh"
 _IFADDRMSG: Final = struct.Struct("=4BI")  # family, prefix length, flags, scope, device index
+_IFA_F_NODAD: Final = 0x02  # else it is tentative for a moment even on lo, and no route may carry it as source
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_LABEL, _IFA_PROTO = 1, 2, 3, 11
 
 
@@ -52,4 +53,5 @@ def _address(value: HostAddress, index: int, protocol: int) -> bytes:
     body = attribute(_IFA_LOCAL, packed) + attribute(_IFA_ADDRESS, packed) + attribute(_IFA_PROTO, bytes((protocol,)))
     if len(packed) == 4:
         body += attribute(_IFA_LABEL, _LABEL + b"\0")
-    return _IFADDRMSG.pack(address_family(packed), 8 * len(packed), 0, 0, index) + body
+    flags = 0 if len(packed) == 4 else _IFA_F_NODAD
+    return _IFADDRMSG.pack(address_family(packed), 8 * len(packed), flags, 0, index) + body

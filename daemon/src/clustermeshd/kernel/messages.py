@@ -30,7 +30,8 @@ _RTA_DST, _RTA_PREFSRC, _RTA_METRICS, _RTA_TABLE, _RTA_NH_ID, _RTAX_MTU = 1, 7, 
 _NDA_DST, _NDA_LLADDR, _NDA_IFINDEX, _NDA_PROTOCOL = 1, 2, 8, 12
 _NHA_ID, _NHA_OIF, _NHA_GATEWAY = 1, 5, 6
 NUD_PERMANENT, _NTF_SELF = 0x80, 0x02
-_RTN_UNICAST, _RTNH_F_ONLINK, _RTM_F_CLONED, _RT_TABLE_UNSPEC, _RT_TABLE_COMPAT = 1, 4, 0x200, 0, 252
+_RTN_UNICAST, _RTNH_F_ONLINK, _RTM_F_CLONED, _RT_SCOPE_NOWHERE = 1, 4, 0x200, 255
+_RT_TABLE_UNSPEC, _RT_TABLE_COMPAT = 0, 252
 
 
 def address_family(address: Packed) -> int:
@@ -144,9 +145,9 @@ def put_route(route: Route, mark: RouteMark) -> Request:
 
 
 def delete_route(route: Route, mark: RouteMark) -> Request:
-    """By prefix, table and protocol: never a route that somebody else put there."""
+    """By prefix, table and protocol, whatever its scope: never a route that somebody else put there."""
     body = attribute(_RTA_TABLE, _U32.pack(mark.table)) + attribute(_RTA_DST, route.prefix)
-    return Request(RTM_DELROUTE, 0, _route_header(route, mark, 0) + body)
+    return Request(RTM_DELROUTE, 0, _route_header(route, mark, 0, _RT_SCOPE_NOWHERE) + body)
 
 
 def dump_routes(family: int, table: int) -> bytes:
@@ -172,9 +173,9 @@ def parse_route(payload: bytes, table: int) -> tuple[int, Route] | None:
     )
 
 
-def _route_header(route: Route, mark: RouteMark, kind: int) -> bytes:
+def _route_header(route: Route, mark: RouteMark, kind: int, scope: int = 0) -> bytes:
     table = mark.table if mark.table < 256 else _RT_TABLE_COMPAT
-    return _RTMSG.pack(address_family(route.prefix), route.length, 0, 0, table, mark.protocol, 0, kind, 0)
+    return _RTMSG.pack(address_family(route.prefix), route.length, 0, 0, table, mark.protocol, scope, kind, 0)
 
 
 def _route_attributes(route: Route, mark: RouteMark) -> bytes:

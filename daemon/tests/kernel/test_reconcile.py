@@ -1,0 +1,217 @@
+"""Reconcile against a real kernel: restart, repair by hand-made damage, strangers, uninstall."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from clustermeshd.kernel.dataplane import Kernel
+from clustermeshd.kernel.state import Changes, Delta, Marked, Route
+from clustermeshd.plan.diff import diff
+from kernel_topology import Namespace, Topology
+from kernel_traffic import Echo, ask
+
+STRANGERS = """
+link add other0 type vxlan id 9 dstport 4789 local 10.90.1.2 dev eth0 nolearning
+link set other0 up
+addr add 10.91.1.77/32 dev lo
+addr add fd99::1/128 dev lo
+route add 10.60.0.0/16 via 10.90.1.1 proto 80
+route add 10.61.0.0/16 via 10.90.1.1 table 300
+-6 route add fd61::/64 via fd90:1::1 table 300
+rule add pref 97 lookup 300
+-6 rule add pref 99 from fd00::/8 lookup 300
+nexthop add id 7 via 10.90.1.1 dev eth0
+route add 10.62.0.0/16 nhid 7
+neigh add 10.90.1.99 lladdr 02:00:00:00:00:99 dev eth0 nud permanent
+"""
+
+
+def add_strangers(space: Namespace) -> None:
+    space.batch(STRANGERS)
+    space.run("bridge", "fdb", "add", "02:00:00:00:00:01", "dev", "other0", "dst", "10.90.1.99", "self", "permanent")
+    space.run("nft", "table inet other { set s { type ipv4_addr; elements = { 1.2.3.4 }; }\n }")
+
+
+def test_restart_changes_nothing(mesh: Topology) -> None:
+    before = mesh.a.space.dump()
+    successor = mesh.a.space.call(lambda: Kernel(mesh.a.settings))
+    mesh.a.kernel.close()
+    mesh.a.kernel = successor
+    wanted, actual = mesh.a.plan()
+    assert wanted.problems == ()
+    assert not diff(wanted.marked, actual.marked)
+    assert mesh.a.space.dump() == before
+
+
+def test_uninstall_leaves_the_node_as_it_was_found(nodes: Topology) -> None:
+    add_strangers(nodes.a.space)
+    before = nodes.a.space.dump()
+    nodes.a.reconcile()
+    during = nodes.a.space.dump()
+    nodes.a.uninstall()
+    assert nodes.a.space.dump() == before
+    for kind, text in before.items():
+        if kind != "nft":
+            missing = set(text.splitlines()) - set(during[kind].splitlines())
+            assert not missing, f"{kind}: changed while the mesh was up"
+    assert "other" in during["nft"]
+
+
+def test_uninstall_on_a_virgin_node_touches_nothing(nodes: Topology) -> None:
+    add_strangers(nodes.a.space)
+    before = nodes.a.space.dump()
+    assert not diff(Marked(), nodes.a.observe().marked)
+    nodes.a.uninstall()
+    assert nodes.a.space.dump() == before
+
+
+DAMAGE = {
+    "route gone": "ip route del 10.92.1.0/24 table 4097",
+    "route of IPv6 gone": "ip -6 route del fd92:1::/64 table 4097",
+    "route without source": "ip route replace 10.92.1.0/24 table 4097 via 10.92.1.0 dev clustermesh0 onlink proto 77",
+    "surplus route": "ip route add 10.70.0.0/16 table 4097 dev clustermesh0 proto 77",
+    "forwarding entry gone": "bridge fdb del MAC dev clustermesh0 dst 10.90.2.2 self",
+    "forwarding entry elsewhere": "bridge fdb replace MAC dev clustermesh0 dst 10.90.2.9 self permanent",
+    "neighbour gone": "ip neigh del 10.92.1.0 dev clustermesh0",
+    "neighbour wrong": "ip neigh replace 10.92.1.0 lladdr 02:00:00:00:00:01 dev clustermesh0 nud permanent",
+    "rule gone": "ip rule del pref 98",
+    "rule of IPv6 gone": "ip -6 rule del pref 98",
+    "nexthops gone": "ip nexthop flush",
+    "device gone": "ip link del clustermesh0",
+    "device down": "ip link set clustermesh0v6 down",
+    "device MTU": "ip link set clustermesh0 mtu 1300",
+    "device MAC": "ip link set clustermesh0 address 02:00:00:00:00:01",
+    "device alias": "ip link set clustermesh0 alias mine",
+    "device learning": "ip link set clustermesh0 type vxlan learning",
+    "tunnel address gone": "ip addr del 10.91.1.0/32 dev lo",
+    "nft table gone": "nft delete table inet clustermesh",
+    "nft chain flushed": "nft flush chain inet clustermesh exempt",
+    "nft chain gone": "nft flush chain inet clustermesh clamp ; delete chain inet clustermesh clamp",
+    "nft element gone": "nft delete element inet clustermesh remote_pods4 { 10.92.1.0/24 }",
+    "nft element surplus": "nft add element inet clustermesh local_pods4 { 10.77.0.0/16 }",
+    "nft rule surplus": "nft add rule inet clustermesh exempt accept",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_damage_is_repaired(mesh: Topology, damage: str) -> None:
+    whole = mesh.a.space.dump()
+    mac = mesh.b.as_remote().spec.vtep_mac
+    mesh.a.space.run(*damage.replace("MAC", mac).split())
+    assert mesh.a.space.dump() != whole, "the damage did nothing"
+    mesh.a.reconcile()
+    wanted, actual = mesh.a.plan()
+    assert not diff(wanted.marked, actual.marked)
+    with Echo(mesh.pod_b, "10.92.1.5"):
+        assert ask(mesh.pod_a, "10.92.1.5") == "10.91.1.5"
+    with Echo(mesh.pod_b, "fd92:1::5"):
+        assert ask(mesh.pod_a, "fd92:1::5") == "fd91:1::5"
+
+
+def test_peer_that_leaves_takes_everything_with_it(mesh: Topology) -> None:
+    mesh.a.remotes = []
+    mesh.a.reconcile()
+    assert mesh.a.observe().marked == Marked()
+
+
+def test_moved_underlay_address_changes_the_device_in_place(mesh: Topology) -> None:
+    mesh.a.space.sysctl("net.ipv4.conf.eth0.promote_secondaries=1")
+    before = mesh.a.observe().around.links["clustermesh0"].index
+    mesh.a.space.ip("addr", "add", "10.90.1.3/24", "dev", "eth0")
+    mesh.a.addresses[0] = "10.90.1.3"
+    mesh.b.remotes = [mesh.a.as_remote()]
+    mesh.a.reconcile()
+    mesh.b.reconcile()
+    state = mesh.a.observe()
+    assert state.around.links["clustermesh0"].index == before
+    assert state.marked.devices["clustermesh0"].local == bytes((10, 90, 1, 3))
+    mesh.a.space.ip("addr", "del", "10.90.1.2/24", "dev", "eth0")
+    mesh.a.space.ip("route", "replace", "default", "via", "10.90.1.1")
+    with Echo(mesh.pod_b, "10.92.1.5"):
+        assert ask(mesh.pod_a, "10.92.1.5") == "10.91.1.5"
+
+
+def test_lost_underlay_address_removes_nothing(mesh: Topology) -> None:
+    mesh.a.space.ip("addr", "del", "10.90.1.2/24", "dev", "eth0")
+    wanted, actual = mesh.a.plan()
+    assert [problem.reason for problem in wanted.problems] == ["NoUnderlay"]
+    assert not diff(wanted.marked, actual.marked)
+
+
+def test_underlay_mtu_is_followed(mesh: Topology) -> None:
+    mesh.a.space.ip("link", "set", "eth0", "mtu", "1400")
+    mesh.a.reconcile()
+    marked = mesh.a.observe().marked
+    assert (marked.devices["clustermesh0"].mtu, marked.devices["clustermesh0v6"].mtu) == (1350, 1330)
+    assert {route.mtu for route in marked.routes.values()} == {1350, 1330}
+
+
+def test_other_vni_rebuilds_the_device_and_all_behind_it(mesh: Topology) -> None:
+    for node in (mesh.a, mesh.b):
+        node.kernel.close()
+        node.settings = dataclasses.replace(node.settings, vni=5000)
+        node.kernel = node.space.call(lambda node=node: Kernel(node.settings))
+        node.reconcile()
+        wanted, actual = node.plan()
+        assert not diff(wanted.marked, actual.marked)
+    with Echo(mesh.pod_b, "10.92.1.5"):
+        assert ask(mesh.pod_a, "10.92.1.5") == "10.91.1.5"
+
+
+# ---- strangers with our names and numbers
+
+
+def test_foreign_device_with_our_name_is_refused_and_kept(nodes: Topology) -> None:
+    nodes.a.space.ip("link", "add", "clustermesh0", "type", "bridge")
+    before = nodes.a.space.ip("-d", "link", "show", "clustermesh0")
+    wanted, _ = nodes.a.plan()
+    assert ("ForeignDevice", "clustermesh0") in [(problem.reason, problem.object) for problem in wanted.problems]
+    nodes.a.reconcile()
+    assert nodes.a.space.ip("-d", "link", "show", "clustermesh0") == before
+    assert list(nodes.a.observe().marked.devices) == ["clustermesh0v6"]
+
+
+def test_foreign_vxlan_with_our_numbers_is_reported_and_kept(nodes: Topology) -> None:
+    nodes.a.space.ip(
+        "link", "add", "theirs", "type", "vxlan", "id", "4097", "dstport", "4790", "local", "10.90.1.2", "dev", "eth0"
+    )
+    wanted, actual = nodes.a.plan()
+    report = nodes.a.kernel.apply(diff(wanted.marked, actual.marked))
+    failed = {failure.kind: failure for failure in report.failures}
+    assert "EEXIST" in failed["devices"].reason
+    assert "clustermesh0" in failed["devices"].object
+    assert "theirs" in nodes.a.observe().around.links
+    assert "clustermesh0v6" in nodes.a.observe().marked.devices  # the other family works
+
+
+def test_foreign_route_in_our_table_is_kept_and_named(nodes: Topology) -> None:
+    nodes.a.space.ip("route", "add", "10.92.1.0/24", "via", "10.90.1.1", "table", "4097", "proto", "98")
+    before = nodes.a.space.ip("route", "show", "table", "4097")
+    wanted, _ = nodes.a.plan()
+    assert "ForeignRoute" in [problem.reason for problem in wanted.problems]
+    nodes.a.reconcile()
+    assert nodes.a.space.ip("route", "show", "table", "4097") == before
+
+
+def test_foreign_nexthop_with_our_number_is_kept(nodes: Topology) -> None:
+    wanted, _ = nodes.a.plan()
+    for number in wanted.owners:
+        nodes.a.space.ip("nexthop", "add", "id", str(number), "via", "10.90.1.1", "dev", "eth0", "proto", "98")
+    nodes.a.reconcile()
+    moved, _ = nodes.a.plan()
+    assert not set(moved.owners) & set(wanted.owners)
+    for number in wanted.owners:
+        assert "proto 98" in nodes.a.space.ip("nexthop", "get", "id", str(number))
+
+
+def test_one_failing_object_stops_no_other(mesh: Topology) -> None:
+    nexthops = mesh.a.observe().marked.nexthops.values()
+    working = next(nexthop.id for nexthop in nexthops if len(nexthop.gateway) == 4)
+    bad = Route(bytes((10, 70, 1, 0)), 24, 4242, None, 0)
+    good = Route(bytes((10, 70, 2, 0)), 24, working, None, 0)
+    report = mesh.a.kernel.apply(Changes(routes=Delta(put=(bad, good))))
+    (failure,) = report.failures
+    assert failure.object == str(bad)
+    assert "Nexthop id does not exist" in failure.reason
+    assert good.key in mesh.a.observe().marked.routes
