@@ -28,7 +28,8 @@ from clustermeshd.kube.objects import Metadata, RemoteNode, RemoteNodeSpec
 from clustermeshd.model.addresses import parse_address, parse_network, tunnel_address, vtep_mac
 from clustermeshd.model.settings import Dataplane
 from clustermeshd.plan.diff import diff
-from clustermeshd.plan.overlay import Desired, LocalNode, desired
+from clustermeshd.plan.overlay import Desired, desired
+from clustermeshd.plan.overlay_local import LocalNode
 
 T = TypeVar("T")
 _CLONE_NEWNET = 0x40000000

@@ -25,8 +25,9 @@ from clustermeshd.kube.objects import RemoteNode
 from clustermeshd.model.errors import MeshError, Retriable
 from clustermeshd.model.settings import Dataplane
 from clustermeshd.plan.diff import diff
-from clustermeshd.plan.overlay import Desired, LocalNode, desired
+from clustermeshd.plan.overlay import Desired, desired
 from clustermeshd.plan.overlay_claims import Problem
+from clustermeshd.plan.overlay_local import LocalNode
 
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)

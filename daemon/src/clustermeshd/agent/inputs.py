@@ -11,7 +11,7 @@ from clustermeshd.kube import objects, resources
 from clustermeshd.kube.client import Client
 from clustermeshd.kube.informer import Change, Informer
 from clustermeshd.model.errors import MeshError
-from clustermeshd.plan.overlay import local_node
+from clustermeshd.plan.overlay_local import local_node
 
 _LOG = logging.getLogger(__name__)
 _IDENTITY_NAMESPACE = "kube-system"

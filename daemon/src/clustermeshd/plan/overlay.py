@@ -11,7 +11,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from clustermeshd.kernel import nftables
 from clustermeshd.kernel.dataplane import FIRST_NEXTHOP
@@ -29,42 +28,14 @@ from clustermeshd.kernel.state import (
     Rule,
     keyed,
 )
-from clustermeshd.kube.objects import Node, RemoteNode
-from clustermeshd.model import names
-from clustermeshd.model.addresses import Address, Network, parse_address, parse_network, tunnel_address, vtep_mac
+from clustermeshd.kube.objects import RemoteNode
+from clustermeshd.model.addresses import Address, Network, vtep_mac
 from clustermeshd.model.settings import VXLAN_OVERHEAD_V4, VXLAN_OVERHEAD_V6, Dataplane
 from clustermeshd.plan.overlay_claims import Peer, Problem, admit, by_precedence, outermost, parse_peer
+from clustermeshd.plan.overlay_local import LocalNode, Underlay, of_family
 
-AnyT = TypeVar("AnyT", Address, Network)
 _OVERHEAD = {4: VXLAN_OVERHEAD_V4, 6: VXLAN_OVERHEAD_V6}
 _FAMILIES = (4, 6)
-
-
-@dataclass(frozen=True, slots=True)
-class LocalNode:
-    """This node, as its own API server knows it."""
-
-    name: str
-    cluster_id: str
-    addresses: tuple[Address, ...]  # InternalIPs
-    pod_cidrs: tuple[Network, ...]
-    tunnel_addresses: tuple[Address, ...]  # at most one per family
-
-    def tunnel_address(self, family: int) -> Address | None:
-        return _of_family(self.tunnel_addresses, family)
-
-
-@dataclass(frozen=True, slots=True)
-class Underlay:
-    """Where tunnel packets of an inner family leave: a local address, its device and that device's MTU."""
-
-    interface: str
-    address: Packed
-    mtu: int
-
-    @property
-    def family(self) -> int:
-        return 4 if len(self.address) == 4 else 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,22 +55,6 @@ class Desired:
     problems: tuple[Problem, ...]
     peers: Mapping[str, PeerCount] = field(default_factory=dict)  # by RemoteClusterConfiguration
     owners: Mapping[int, tuple[str, str]] = field(default_factory=dict)  # by nexthop id: that and the node
-
-
-def local_node(node: Node, cluster_id: str) -> LocalNode:
-    """This node's facts. Tunnel addresses: Calico's where it gave one, else the first pod CIDR's network address."""
-    texts = node.spec.pod_cidrs or ((node.spec.pod_cidr,) if node.spec.pod_cidr else ())
-    cidrs = tuple(network for text in texts if (network := parse_network(text)) is not None)
-    internal = [entry.address for entry in node.status.addresses or () if entry.type == "InternalIP"]
-    calico = (names.CALICO_TUNNEL_ADDRESS_V4, names.CALICO_TUNNEL_ADDRESS_V6)
-    given = [address for key in calico if (address := parse_address(node.annotations.get(key, ""))) is not None]
-    tunnels = []
-    for family in _FAMILIES:
-        cidr = _of_family(cidrs, family)
-        chosen = _of_family(given, family) or (tunnel_address(cidr) if cidr else None)
-        tunnels += [chosen] if chosen else []
-    addresses = tuple(address for text in internal if (address := parse_address(text)) is not None)
-    return LocalNode(node.metadata.name, cluster_id, addresses, cidrs, tuple(tunnels))
 
 
 def desired(local: LocalNode, remotes: Iterable[RemoteNode], settings: Dataplane, actual: KernelState) -> Desired:
@@ -158,7 +113,7 @@ class _Planner:
             for peer in peers
             if peer.has_overlay and (own := [prefix for prefix in prefixes[peer.name] if prefix.version == family])
         ]
-        if not members or _of_family(self._local.pod_cidrs, family) is None:
+        if not members or of_family(self._local.pod_cidrs, family) is None:
             return
         name = self._settings.device_of(family)
         if name in self._actual.around.foreign_devices:
@@ -195,7 +150,7 @@ class _Planner:
 
     def _underlay(self, family: int) -> Underlay | None:
         """By InternalIP; while that is on no device, what the mesh device uses now, so that a flap removes nothing."""
-        address = _of_family(self._local.addresses, family) or next(iter(self._local.addresses), None)
+        address = of_family(self._local.addresses, family) or next(iter(self._local.addresses), None)
         if address is None:
             self._problem("NoNodeAddress", self._local.name, "the Node has no InternalIP")
             return None
@@ -246,7 +201,7 @@ class _Planner:
         macs = {device.mac}
         bindings = self._bindings.setdefault((underlay.family, family), {})
         for peer, prefixes in members:
-            outer = _of_family(peer.addresses, underlay.family)
+            outer = of_family(peer.addresses, underlay.family)
             gateway = _gateway(peer, prefixes, family, gateways)
             mac = peer.mac or _packed_mac(vtep_mac(peer.cluster_id, peer.node))
             problem = self._member_problem(peer, outer, gateway, mac in macs, underlay.family)
@@ -338,8 +293,3 @@ def _gateway(peer: Peer, prefixes: Iterable[Network], family: int, taken: set[Pa
 
 def _packed_mac(text: str) -> bytes:
     return bytes.fromhex(text.replace(":", ""))
-
-
-def _of_family(values: Iterable[AnyT], family: int) -> AnyT | None:
-    """The first of that family."""
-    return next((value for value in values if value.version == family), None)
