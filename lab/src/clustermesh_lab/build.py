@@ -98,7 +98,7 @@ def directory(component: str) -> Path:
     ready = cache() / "programs" / f"{component}-{wanted.version}-{_fingerprint(wanted)}"
     if ready.is_dir():
         return ready
-    with _locked(component):
+    with locked(component):
         if not ready.is_dir():
             _build(wanted, ready)
     return ready
@@ -156,7 +156,8 @@ def _fingerprint(component: Component) -> str:
 
 
 @contextmanager
-def _locked(component: str) -> Iterator[None]:
+def locked(component: str) -> Iterator[None]:
+    """While something of the cache is made: one lab makes it, the others wait."""
     lock = private_dir(cache() / "locks") / f"{component}.lock"
     with lock.open("w") as file:
         try:

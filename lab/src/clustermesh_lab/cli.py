@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -121,6 +122,12 @@ def _kubectl(arguments: argparse.Namespace) -> None:
     _become([*build.program("kubectl"), *_after_dashes(arguments.rest)], dict(env))
 
 
+def _ssh(arguments: argparse.Namespace) -> None:
+    machine = _node(_attach(arguments), arguments.target).machine
+    command = _after_dashes(arguments.rest)
+    _become(machine.ssh_command([shlex.join(command)] if command else ()))
+
+
 def _after_dashes(rest: list[str]) -> list[str]:
     return rest[1:] if rest[:1] == ["--"] else rest
 
@@ -215,6 +222,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("target", metavar="CLUSTER[/NODE]")
     sub.add_argument("rest", nargs=argparse.REMAINDER, metavar="-- PROGRAM", help="default: a shell")
+    sub = command(
+        "ssh", _ssh, "log in to a node's machine as root, or run a program there", "lab ssh east/n1 -- uptime"
+    )
+    sub.add_argument("target", metavar="CLUSTER/NODE")
+    sub.add_argument("rest", nargs=argparse.REMAINDER, metavar="-- PROGRAM", help="default: a login shell")
     sub = command("logs", _logs, "log of a component", "lab logs east/n1 kubelet -f\n  lab logs east kube-apiserver")
     sub.add_argument("target", metavar="CLUSTER[/NODE]")
     sub.add_argument("component", nargs="?", default="")

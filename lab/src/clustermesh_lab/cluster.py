@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ from .cni import PLUGINS
 from .command import run
 from .errors import LabError
 from .kubeapi import UNREACHABLE, Api, ApiError
+from .machine import LabMachine, SshKeys
 from .network import LabNetwork, control_plane_place, node_place
 from .pki import Authority
 from .places import private_dir, private_file
@@ -47,7 +49,9 @@ class Context:
     store: Store
     index: int
     network: LabNetwork
+    keys: SshKeys
     images: tuple[Path, ...] = ()
+    machines: bool = False
 
 
 class LabNode:
@@ -73,6 +77,13 @@ class LabNode:
             control=context.store.run / "control" / self.place.label,
             log=context.store.run / f"{self.place.label}.log",
         )
+
+    @property
+    def machine(self) -> LabMachine:
+        """The node as a machine; LabError when the lab has none."""
+        if not self._context.machines:
+            raise LabError("this lab has no machines", do="lab up --machines")
+        return LabMachine(self.spec, self._context.keys, f"{self.netns}".replace(".", "-"))
 
     @property
     def address(self) -> str:
@@ -132,8 +143,25 @@ class LabNode:
             raise LabError(f"`{' '.join(argv)}` on {self.cluster.name}/{self.name}: status {done.returncode}: {words}")
         return done
 
+    def ssh(
+        self, argv: Sequence[str], *, check: bool = True, timeout_s: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program on the node's machine by ssh, as root."""
+        line = self.machine.ssh_command([shlex.join(argv)])
+        done = subprocess.run(line, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL)
+        if check and done.returncode:
+            raise LabError(f"`{shlex.join(argv)}` on {self.cluster.name}/{self.name}: {done.stderr.strip()}")
+        return done
+
     def power_on(self) -> None:
-        """Boot it; its disk is as it was left."""
+        """Boot it, and its machine; its disks are as they were left."""
+        if self.is_on() and (not self._context.machines or self.machine.is_on()):
+            return
+        self._boot()
+        if self._context.machines:
+            self.machine.start()
+
+    def _boot(self) -> None:
         if self.is_on():
             return
         if not self.netns_path.is_mount():
@@ -143,6 +171,8 @@ class LabNode:
 
     def power_off(self) -> None:
         """Cut its power: every process at once, then its network."""
+        if self._context.machines:
+            self.machine.stop()
         init = self.init()
         if init:
             init.send(9)
@@ -277,6 +307,9 @@ class LabCluster:
     def wait_ready(self, timeout_s: float = 120) -> None:
         """Until its nodes are Ready and its DNS answers; without a pod network, until the nodes have registered."""
         deadline = time.monotonic() + timeout_s
+        if self._context.machines:
+            for node in self.nodes.values():
+                node.machine.wait_ssh()
         while problem := self._not_ready():
             if time.monotonic() > deadline:
                 raise LabError(f"cluster {self.name} is not ready after {timeout_s:.0f} s: {problem}")

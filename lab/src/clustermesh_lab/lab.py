@@ -18,8 +18,10 @@ from .cgroups import Group, remove_root_if_empty
 from .cluster import Context, LabCluster
 from .command import attempt
 from .errors import LabError
+from .machine import SshKeys
 from .places import lab_name
 from .progress import say, step
+from .rootfs import root_file_system
 from .state import Record, Store, all_labs_locked, boot_id, free_index
 
 if TYPE_CHECKING:
@@ -38,7 +40,9 @@ class Lab:
         self.machines = record.machines
         self._store = store
         self._network = network.LabNetwork(store, record.index)
-        context = Context(store, record.index, self._network, archives)
+        keys = SshKeys(store.run / "ssh")
+        self.keys = keys
+        context = Context(store, record.index, self._network, keys, archives, machines=record.machines)
         self.clusters = {c.name: LabCluster(context, c) for c in record.topology.clusters}
 
     @classmethod
@@ -49,6 +53,8 @@ class Lab:
         build.ensure()
         archives = tuple(images.base_images())
         containerd.template(archives)
+        if machines:
+            root_file_system()
         with store.locked():
             record = _usable_record(store, topology, machines)
             fresh = record is None
@@ -83,6 +89,8 @@ class Lab:
         }
 
     def _start(self, *, fresh: bool) -> None:
+        if self.machines:
+            self.keys.create()
         if fresh:
             self._network.create_router(self.topology.clusters)
         with ThreadPoolExecutor(max_workers=len(self.clusters)) as pool:
