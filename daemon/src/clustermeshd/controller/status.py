@@ -34,6 +34,8 @@ class StatusWriter:
             return
         facts = self._facts(peer)
         self._measure(peer, facts)
+        if facts.error is None and not facts.synced and configuration.status.conditions:
+            return  # a controller that has just started knows nothing yet; what the last one knew stands
         wanted = peerstatus.status(configuration, facts, time=_now())
         if wanted == configuration.status:
             return

@@ -1,9 +1,9 @@
 """Leader election by a Lease, safe against stalls: the old leader has stopped writing before a new one starts.
 
-Nobody's wall clock is compared. A candidate watches the Lease change and counts, on its own clock, how long it has not;
-a leader counts from the moment it *sent* its last successful renewal, which is earlier than anybody saw it. The work of
-a leader that could not renew is cancelled at ``renew_deadline_s``, well before ``lease_duration_s``; a process that was
-stopped and woke up too late finds ``check`` refusing before every write.
+Nobody compares a wall clock. A candidate watches the Lease and counts, on its own clock, how long it has not changed;
+a leader counts from the moment it *sent* its last successful renewal, earlier than anybody saw it. The work of a leader
+that could not renew is cancelled at ``renew_deadline_s``, well before ``lease_duration_s``; a process that was stopped
+and woke up too late finds ``check`` refusing before every write.
 """
 
 from __future__ import annotations
@@ -113,7 +113,8 @@ class Elector:
         finally:
             await self._stop(work)
         if not work.cancelled():
-            work.result()  # an error of the work is the caller's
+            with suppress(NotLeading):  # the work met its closed fence before we did
+                work.result()  # any other error of the work is the caller's
 
     async def _renew(self) -> bool:
         """Whether the Lease is still ours; tries until it is, or until the deadline has passed."""

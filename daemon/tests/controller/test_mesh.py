@@ -1,0 +1,365 @@
+"""The whole controller between two real API servers: mirror, federate, rotate, refuse, forget."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import subprocess
+from collections.abc import AsyncIterator
+
+import pytest
+import yaml
+from clustermesh_lab import ControlPlane
+from clustermesh_lab.build import program
+from clustermeshd.controller.mesh import Mesh
+from clustermeshd.controller.metrics import Metrics
+from clustermeshd.kube import objects, resources
+from clustermeshd.kube.access import from_file
+from clustermeshd.kube.client import Client
+from clustermeshd.kube.errors import NotFound
+from clustermeshd.model import names
+from clustermeshd.runtime.notify import Notifier
+
+NS = "shop"
+
+
+def kubectl(api: ControlPlane, *argv: str, stdin: str | None = None) -> str:
+    done = subprocess.run(
+        [*program("kubectl"), f"--kubeconfig={api.kubeconfig}", *argv], input=stdin, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def apply(api: ControlPlane, *documents: dict) -> None:
+    kubectl(api, "apply", "--server-side", "--force-conflicts", "-f", "-", stdin=yaml.safe_dump_all(documents))
+
+
+def node(name: str, cidr: str, address: str) -> list[dict]:
+    meta = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
+    return [
+        meta | {"spec": {"podCIDR": cidr, "podCIDRs": [cidr]}},
+        meta | {"status": {"addresses": [{"type": "InternalIP", "address": address}]}},
+    ]
+
+
+def add_node(api: ControlPlane, name: str, cidr: str, address: str) -> None:
+    spec, status = node(name, cidr, address)
+    apply(api, spec)
+    kubectl(api, "apply", "--server-side", "--subresource=status", "-f", "-", stdin=json.dumps(status))
+
+
+def service(name: str, app: str | None = None, selector: str | None = None) -> dict:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": name,
+            "namespace": NS,
+            "labels": {"app": app} if app else {},
+            "annotations": {names.SERVICE_SELECTOR: selector} if selector else {},
+        },
+        "spec": {"ports": [{"name": "http", "port": 80, "protocol": "TCP"}]},
+    }
+
+
+def endpoint_slice(name: str, *ips: str) -> dict:
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": f"{name}-1", "namespace": NS, "labels": {names.SERVICE_NAME: name}},
+        "addressType": "IPv4",
+        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+        "endpoints": [{"addresses": [ip], "conditions": {"ready": True}} for ip in ips],
+    }
+
+
+def access_secret(name: str, kubeconfig: str) -> dict:
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "namespace": "default"},
+        "data": {
+            key: base64.b64encode(value.encode()).decode()
+            for key, value in {"datastoreType": "kubernetes", "kubeconfig": kubeconfig}.items()
+        },
+    }
+
+
+def configuration(name: str, secret: str) -> dict:
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": "RemoteClusterConfiguration",
+        "metadata": {"name": name},
+        "spec": {
+            "clusterAccessSecret": {"name": secret, "namespace": "default"},
+            "syncOptions": {"overlayRoutingMode": "Enabled"},
+        },
+    }
+
+
+def join(east: ControlPlane, west: ControlPlane, name: str) -> None:
+    apply(east, access_secret(name, west.kubeconfig.read_text()), configuration(name, name))
+
+
+async def eventually(check, timeout_s=15.0):
+    async with asyncio.timeout(timeout_s):
+        while not await check():  # noqa: ASYNC110  # what is waited for happens in another process
+            await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+async def east(api: ControlPlane) -> AsyncIterator[Client]:
+    """A client of the local cluster; whatever a test made of ours is removed after it."""
+    async with Client(await from_file(api.kubeconfig), user_agent="test") as client:
+        yield client
+    kubectl(api, "delete", "remoteclusterconfigurations.clustermesh.io,remotenodes.clustermesh.io", "--all")
+    kubectl(api, "delete", "services,endpointslices,endpoints", "--all", "-n", NS, "--ignore-not-found")
+
+
+@pytest.fixture(autouse=True)
+def facts(api: ControlPlane, remote_api: ControlPlane) -> None:
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NS}}
+    apply(api, namespace)
+    add_node(api, "n1", "10.1.0.0/24", "192.168.1.1")
+    apply(
+        remote_api, namespace, service("reviews-23", "reviews"), endpoint_slice("reviews-23", "10.2.0.5", "10.99.0.1")
+    )
+    add_node(remote_api, "n1", "10.2.0.0/24", "192.168.2.1")
+
+
+@contextlib.asynccontextmanager
+async def controller(api: ControlPlane):
+    """A leader at work."""
+    metrics = Metrics()
+    async with Client(await from_file(api.kubeconfig), user_agent="controller") as client:
+        mesh = Mesh(client, user_agent="test", metrics=metrics, notifier=Notifier({}), fence=lambda: None)
+        task = asyncio.create_task(mesh.run())
+        try:
+            yield mesh, metrics
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+async def addresses(client: Client, name: str) -> list[str]:
+    try:
+        found = await client.get(resources.ENDPOINTS, name, NS)
+    except NotFound:
+        return []
+    return sorted(a.ip for s in found.subsets or () for a in s.addresses or ())
+
+
+async def conditions(client: Client, name: str) -> dict[str, tuple[str, str]]:
+    found = await client.get(resources.REMOTE_CLUSTER_CONFIGURATIONS, name)
+    return {c.type: (c.status, c.reason) for c in found.status.conditions or ()}
+
+
+async def remote_nodes(client: Client) -> dict[str, tuple[str, ...]]:
+    found, _ = await client.list(resources.REMOTE_NODES)
+    return {n.metadata.name: n.spec.pod_cidrs for n in found}
+
+
+async def test_nodes_are_mirrored_services_federated_and_status_tells(api, remote_api, east, caplog):
+    caplog.set_level("INFO")
+    apply(api, service("reviews-1", "reviews"), endpoint_slice("reviews-1", "10.1.0.5"))
+    apply(api, service("reviews", selector='app == "reviews"'))
+    join(api, remote_api, "west")
+    async with controller(api) as (_, metrics):
+
+        async def complete():
+            return await addresses(east, "reviews") == ["10.1.0.5", "10.2.0.5"]
+
+        await eventually(complete)
+        assert await remote_nodes(east) == {"west.n1": ("10.2.0.0/24",)}
+        slices, _ = await east.list(
+            resources.ENDPOINT_SLICES, NS, label_selector=f"{names.SLICE_MANAGED_BY}={names.SLICE_MANAGER}"
+        )
+        assert sorted(s.labels.get(names.REMOTE_CLUSTER, "local") for s in slices) == ["local", "west"]
+
+        async def in_sync():
+            return (await conditions(east, "west")).get("Synced") == ("True", "InSync")
+
+        await eventually(in_sync)
+        assert await conditions(east, "west") == {
+            "Connected": ("True", "Connected"),
+            "Synced": ("True", "InSync"),
+            "Routed": ("True", "OverlayEnabled"),
+            "Degraded": ("False", "NothingRefused"),
+        }
+        assert 'connection_status{remote_cluster_name="west"} 2.0' in _exposition(metrics)
+    assert "Sending in-sync update for RemoteClusterConfiguration(west)" in caplog.text
+
+
+def _exposition(metrics: Metrics) -> str:
+    from prometheus_client.exposition import generate_latest
+
+    return generate_latest(metrics.registry).decode()
+
+
+async def test_a_restart_writes_nothing_and_a_peer_that_is_away_keeps_its_state(api, remote_api, east):
+    apply(api, service("reviews", selector='app == "reviews"'))
+    join(api, remote_api, "west")
+
+    async def complete():
+        return await addresses(east, "reviews") == ["10.2.0.5"]
+
+    async with controller(api):
+        await eventually(complete)
+        await asyncio.sleep(6)  # one period of the status
+    versions = await _versions(east)
+    async with controller(api) as (mesh, _):
+        await eventually(lambda: _true(mesh.has_synced and mesh.peers["west"].connection is not None))
+        await asyncio.sleep(6)
+        assert await _versions(east) == versions
+    apply(api, access_secret("west", remote_api.kubeconfig.read_text().replace(remote_api.url, "https://127.0.0.1:1")))
+    async with controller(api) as (mesh, _):
+
+        async def lost():
+            return (await conditions(east, "west")).get("Connected") == ("False", "Unreachable")
+
+        await eventually(lost)
+        assert mesh.peers["west"].connection is None
+        assert await remote_nodes(east) == {"west.n1": ("10.2.0.0/24",)}
+        assert await addresses(east, "reviews") == ["10.2.0.5"]
+
+
+async def _true(value: bool) -> bool:
+    return value
+
+
+async def _versions(client: Client) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for resource in (
+        resources.REMOTE_NODES,
+        resources.ENDPOINT_SLICES,
+        resources.ENDPOINTS,
+        resources.REMOTE_CLUSTER_CONFIGURATIONS,
+    ):
+        things, _ = await client.list(resource)
+        found |= {f"{resource.kind}/{t.key}": t.metadata.resource_version for t in things}
+    return found
+
+
+async def test_a_deleted_configuration_takes_its_objects_along_and_nothing_else(api, remote_api, east):
+    apply(api, service("reviews-1", "reviews"), endpoint_slice("reviews-1", "10.1.0.5"))
+    apply(api, service("reviews", selector='app == "reviews"'))
+    join(api, remote_api, "west")
+    async with controller(api) as (mesh, metrics):
+
+        async def joined():
+            return await addresses(east, "reviews") == ["10.1.0.5", "10.2.0.5"]
+
+        await eventually(joined)
+        kubectl(api, "delete", "remoteclusterconfigurations.clustermesh.io", "west")
+
+        async def forgotten():
+            return await remote_nodes(east) == {} and await addresses(east, "reviews") == ["10.1.0.5"]
+
+        await eventually(forgotten, 5)
+        await eventually(lambda: _true(not mesh.peers))
+        assert "west" not in _exposition(metrics)
+
+
+async def test_a_rotated_secret_never_empties_anything(api, remote_api, east):
+    apply(api, service("reviews", selector='app == "reviews"'))
+    join(api, remote_api, "west")
+    async with controller(api) as (mesh, _):
+
+        async def joined():
+            return await addresses(east, "reviews") == ["10.2.0.5"]
+
+        await eventually(joined)
+        before = mesh.peers["west"].connection
+        seen = []
+
+        async def rotated():
+            seen.append(await addresses(east, "reviews"))
+            return mesh.peers["west"].connection is not before
+
+        apply(api, access_secret("west", remote_api.client("second", ["system:masters"]).read_text()))
+        await eventually(rotated)
+        assert set(map(tuple, seen)) == {("10.2.0.5",)}
+        fingerprint = mesh.peers["west"].connection.access.fingerprint
+        kubectl(api, "annotate", "secret", "west", "touched=yes", "--overwrite")
+        await asyncio.sleep(1)
+        assert mesh.peers["west"].connection.access.fingerprint == fingerprint
+        assert mesh.peers["west"].credentials is mesh.peers["west"].connection
+
+
+@pytest.mark.parametrize(
+    ("secret", "reason"),
+    [
+        (None, "SecretMissing"),
+        ("apiVersion: v1\nkind: Config\nusers: []\n", "KubeconfigRefused"),
+        ("", "SecretInvalid"),
+    ],
+)
+async def test_a_bad_secret_is_told_by_its_reason(api, east, secret, reason):
+    apply(api, configuration("broken", "broken"))
+    if secret is not None:
+        apply(api, access_secret("broken", secret))
+    async with controller(api):
+
+        async def told():
+            return (await conditions(east, "broken")).get("Connected") == ("False", reason)
+
+        await eventually(told)
+    kubectl(api, "delete", "secret", "broken", "--ignore-not-found")
+
+
+async def test_a_peer_that_is_ourselves_or_twice_the_same_is_refused(api, remote_api, east):
+    join(api, api, "self")
+    join(api, remote_api, "first")
+    await asyncio.sleep(1.1)  # creation times have a resolution of a second
+    join(api, remote_api, "second")
+    async with controller(api):
+
+        async def told():
+            return (
+                (await conditions(east, "self")).get("Connected") == ("False", "SameCluster")
+                and (await conditions(east, "second")).get("Connected") == ("False", "DuplicateCluster")
+                and (await conditions(east, "first")).get("Synced") == ("True", "InSync")
+            )
+
+        await eventually(told, 20)
+        assert set(await remote_nodes(east)) == {"first.n1"}
+
+
+async def test_a_bad_selector_removes_the_endpoints_and_says_why_in_an_event(api, remote_api, east):
+    apply(api, service("reviews", selector='app == "reviews"'))
+    join(api, remote_api, "west")
+    async with controller(api):
+
+        async def joined():
+            return await addresses(east, "reviews") == ["10.2.0.5"]
+
+        await eventually(joined)
+        apply(api, service("reviews", selector="app = reviews"))
+
+        async def cleared():
+            return await addresses(east, "reviews") == []
+
+        await eventually(cleared, 5)
+        events = json.loads(kubectl(api, "get", "events", "-n", NS, "-o", "json"))["items"]
+        (event,) = [e for e in events if e["reason"] == "InvalidServiceSelector"]
+        assert "character 5" in event["message"]
+
+
+async def test_what_somebody_edits_is_put_right(api, remote_api, east):
+    apply(api, service("reviews", selector='app == "reviews"'))
+    join(api, remote_api, "west")
+    async with controller(api):
+
+        async def right():
+            return await addresses(east, "reviews") == ["10.2.0.5"] and set(await remote_nodes(east)) == {"west.n1"}
+
+        await eventually(right)
+        kubectl(api, "delete", "remotenodes.clustermesh.io", "west.n1")
+        kubectl(api, "delete", "endpoints", "reviews", "-n", NS)
+        await eventually(right)
+        stored = await east.get(resources.REMOTE_NODES, "west.n1")
+        assert isinstance(stored, objects.RemoteNode)

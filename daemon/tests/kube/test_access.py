@@ -1,0 +1,113 @@
+"""A kubeconfig from a Secret is content only; whatever else it asks for is refused by name."""
+
+from __future__ import annotations
+
+import base64
+import copy
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import yaml
+from clustermeshd.kube import errors, resources
+from clustermeshd.kube.access import from_file, from_secret
+from clustermeshd.kube.client import Client
+from clustermeshd.model.errors import Fatal, Refused
+
+
+@pytest.fixture
+def document(api):
+    return yaml.safe_load(api.kubeconfig.read_text())
+
+
+def altered(document, path, value):
+    made = copy.deepcopy(document)
+    place = made
+    for key in path[:-1]:
+        place = place[key]
+    if value is None:
+        place.pop(path[-1], None)
+    else:
+        place[path[-1]] = value
+    return yaml.safe_dump(made).encode()
+
+
+USER = ("users", 0, "user")
+CLUSTER = ("clusters", 0, "cluster")
+
+
+async def test_a_plain_kubeconfig_works(document):
+    access = await from_secret(yaml.safe_dump(document).encode(), "Secret a/b")
+    async with Client(access, user_agent="t") as client:
+        assert (await client.get(resources.NAMESPACES, "kube-system")).metadata.uid
+    assert access.expires_at > datetime.now(UTC) + timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        ((*USER, "exec"), {"command": "/bin/sh"}, "users[].user.exec"),
+        ((*USER, "auth-provider"), {"name": "gcp"}, "users[].user.auth-provider"),
+        ((*USER, "tokenFile"), "/etc/shadow", "users[].user.tokenFile"),
+        ((*USER, "client-certificate"), "/etc/x", "users[].user.client-certificate"),
+        ((*USER, "client-key"), "/etc/x", "users[].user.client-key"),
+        ((*USER, "username"), "admin", "users[].user.username"),
+        ((*USER, "as"), "system:admin", "users[].user.as"),
+        ((*USER, "client-key-data"), "%%%", "client-key-data"),
+        (USER, {}, "no credential"),
+        ((*CLUSTER, "certificate-authority"), "/etc/ca", "clusters[].cluster.certificate-authority"),
+        ((*CLUSTER, "proxy-url"), "http://proxy", "clusters[].cluster.proxy-url"),
+        ((*CLUSTER, "insecure-skip-tls-verify"), True, "insecure-skip-tls-verify"),
+        ((*CLUSTER, "server"), "http://127.0.0.1", "https"),
+        ((*CLUSTER, "certificate-authority-data"), None, "certificate-authority-data"),
+        ((*CLUSTER, "certificate-authority-data"), "!!", "not base64"),
+        (("current-context",), "other", "current-context"),
+        (("contexts", 0, "context", "cluster"), "other", "not there"),
+        (("users",), "nonsense", "users"),
+    ],
+)
+async def test_what_a_foreign_kubeconfig_may_not_hold_is_refused_by_name(document, path, value, named):
+    with pytest.raises(Refused) as caught:
+        await from_secret(altered(document, path, value), "Secret a/b")
+    assert named in str(caught.value)
+    assert "Secret a/b" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"a: [", b"- 1", b"\xff\xfe\x00", b"&a [*a]", b"a: &x [1]\nb: [*x, *x]", b"x" * 300_000, b"[" * 5000],
+)
+async def test_garbage_is_refused_and_never_crashes(content):
+    with pytest.raises(Refused):
+        await from_secret(content, "Secret a/b")
+
+
+async def test_no_message_and_no_repr_holds_a_secret(document):
+    user = document["users"][0]["user"]
+    key = user["client-key-data"]
+    access = await from_secret(yaml.safe_dump(document).encode(), "w")
+    assert key not in repr(access)
+    broken = altered(document, (*USER, "client-key-data"), base64.b64encode(b"canary-secret").decode())
+    with pytest.raises(Refused) as caught:
+        await from_secret(broken, "w")
+    assert "canary" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+async def test_another_ca_is_refused_and_system_roots_are_not_asked(document, remote_api):
+    other = base64.b64encode(remote_api.ca.read_bytes()).decode()
+    access = await from_secret(altered(document, (*CLUSTER, "certificate-authority-data"), other), "w")
+    async with Client(access, user_agent="t") as client:
+        with pytest.raises(errors.Untrusted):
+            await client.get(resources.NAMESPACES, "kube-system")
+
+
+async def test_a_wrong_token_is_unauthorized(document):
+    content = altered(document, USER, {"token": "not-a-token"})
+    async with Client(await from_secret(content, "w"), user_agent="t") as client:
+        with pytest.raises(errors.Unauthorized):
+            await client.get(resources.NAMESPACES, "kube-system")
+
+
+async def test_a_missing_file_says_what_to_set(tmp_path):
+    with pytest.raises(Fatal, match="--kubeconfig"):
+        await from_file(tmp_path / "none")
