@@ -7,12 +7,11 @@ the pod's network namespace without a shell in the image.
 from __future__ import annotations
 
 import json
-import subprocess
 from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urlencode
 
-from clustermesh_lab import Cluster
+from clustermesh_lab.cluster import LabCluster
 
 PORT = 9080
 
@@ -31,7 +30,7 @@ class Pod:
         return next(ip for ip in self.ips if ip_address(ip).version == family)
 
 
-def pods(cluster: Cluster, selector: str, namespace: str = "bookinfo") -> list[Pod]:
+def pods(cluster: LabCluster, selector: str, namespace: str = "bookinfo") -> list[Pod]:
     """Ready pods that a label selector finds, by name."""
     answer = cluster.kubectl("-n", namespace, "get", "pods", "-l", selector, "-o", "json")
     return [
@@ -49,21 +48,18 @@ def pods(cluster: Cluster, selector: str, namespace: str = "bookinfo") -> list[P
 
 
 def dial(
-    cluster: Cluster, client: Pod, host: str, request: str = "hostname", tries: int = 1, port: int = PORT
+    cluster: LabCluster, client: Pod, host: str, request: str = "hostname", tries: int = 1, port: int = PORT
 ) -> list[str]:
     """What ``host`` answers to ``tries`` requests sent by the pod ``client``; failed ones are left out."""
     query = urlencode({"host": host, "port": port, "protocol": "http", "request": request, "tries": tries})
     own = f"[{client.ips[0]}]" if ":" in client.ips[0] else client.ips[0]
     url = f"http://{own}:{PORT}/dial?{query}"
     argv = ["curl", "--silent", "--show-error", "--globoff", "--max-time", str(5 + 2 * tries), url]
-    try:
-        answer = cluster.nodes[client.node].exec(argv)
-    except subprocess.CalledProcessError:
-        return []
-    return json.loads(answer).get("responses", [])
+    done = cluster.nodes[client.node].exec(argv, check=False, timeout_s=30 + 2 * tries)
+    return json.loads(done.stdout).get("responses", []) if done.returncode == 0 else []
 
 
-def source_seen(cluster: Cluster, client: Pod, server: str) -> str:
+def source_seen(cluster: LabCluster, client: Pod, server: str) -> str:
     """Source address that ``server`` sees when the pod ``client`` asks it, or an empty text."""
     answers = dial(cluster, client, server, "clientip")
     return answers[0].rsplit(":", 1)[0].strip("[]") if answers else ""

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from clustermesh_lab import Cluster, Lab
+from clustermesh_lab import Lab, inventory
+from clustermesh_lab.cluster import LabCluster
 
 from demo import probes
 
@@ -57,9 +58,10 @@ def playbook(lab: Lab, name: str = "mesh.yml", *extra: str, echo: bool = False) 
 
 
 def write_inventory(lab: Lab) -> Path:
-    """The lab's machines and clusters as an inventory file beside the lab's state."""
-    path = lab.directory / "inventory.yml"
-    path.write_text(lab.inventory())
+    """The lab's clusters and machines as an inventory file, for this and for later runs by hand."""
+    path = ROOT / "build" / f"inventory-{lab.name}.yml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(inventory.text(lab))
     return path
 
 
@@ -79,14 +81,14 @@ def deploy(lab: Lab) -> None:
         cluster.kubectl("-n", NAMESPACE, "wait", "--for=condition=Available", "deployment", "--all", "--timeout=90s")
 
 
-def addresses(cluster: Cluster, service: str) -> set[str]:
+def addresses(cluster: LabCluster, service: str) -> set[str]:
     """Addresses of an Endpoints object, as ``kubectl get endpoints`` shows them; empty when there is none."""
     answer = cluster.kubectl("-n", NAMESPACE, "get", "endpoints", service, "-o", "json", "--ignore-not-found")
     subsets = json.loads(answer).get("subsets") or [] if answer.strip() else []
     return {address["ip"] for subset in subsets for address in subset.get("addresses") or []}
 
 
-def endpoints_table(cluster: Cluster) -> str:
+def endpoints_table(cluster: LabCluster) -> str:
     """``kubectl get endpoints`` of the example's namespace."""
     answer = cluster.kubectl("-n", NAMESPACE, "get", "endpoints")
     return "\n".join(line for line in answer.splitlines() if not line.startswith("Warning"))
@@ -97,7 +99,7 @@ def expected(lab: Lab, app: str, family: int = 4) -> set[str]:
     return set().union(*(expected_in(cluster, app, family) for cluster in lab.clusters.values()))
 
 
-def expected_in(cluster: Cluster, app: str, family: int = 4) -> set[str]:
+def expected_in(cluster: LabCluster, app: str, family: int = 4) -> set[str]:
     """Addresses of the ready pods of an app in one cluster."""
     return {pod.ip(family) for pod in probes.pods(cluster, f"app={app}")}
 

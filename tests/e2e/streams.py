@@ -11,7 +11,7 @@ import subprocess
 import time
 from dataclasses import dataclass, field
 
-from clustermesh_lab import Cluster
+from clustermesh_lab.cluster import LabCluster
 
 from demo.probes import Pod
 
@@ -47,11 +47,11 @@ print(number, flush=True)
 """
 
 
-def pod_netns(cluster: Cluster, pod: Pod) -> str:
+def pod_netns(cluster: LabCluster, pod: Pod) -> str:
     """Name of the pod's network namespace inside its node."""
     node = cluster.nodes[pod.node]
-    for name in node.exec(["ip", "-o", "netns", "list"]).split():
-        if name.startswith("cni-") and f" {pod.ips[0]}/" in node.exec(["ip", "-n", name, "-o", "addr"]):
+    for name in node.exec(["ip", "-o", "netns", "list"]).stdout.split():
+        if name.startswith("cni-") and f" {pod.ips[0]}/" in node.exec(["ip", "-n", name, "-o", "addr"]).stdout:
             return name
     raise LookupError(f"no network namespace on {pod.node} has {pod.ips[0]}")
 
@@ -60,8 +60,8 @@ def pod_netns(cluster: Cluster, pod: Pod) -> str:
 class Stream:
     """1,000 numbered packets a second from one pod to another, until ``end``."""
 
-    source: tuple[Cluster, Pod]
-    target: tuple[Cluster, Pod]
+    source: tuple[LabCluster, Pod]
+    target: tuple[LabCluster, Pod]
     port: int = 9999
     family: int = 4
     _processes: list[subprocess.Popen[str]] = field(default_factory=list)
@@ -78,10 +78,11 @@ class Stream:
                 process.kill()
             process.wait()
 
-    def _start(self, place: tuple[Cluster, Pod], program: str, address: str) -> None:
+    def _start(self, place: tuple[LabCluster, Pod], program: str, address: str) -> None:
         cluster, pod = place
         argv = ["ip", "netns", "exec", pod_netns(cluster, pod), "python3", "-c", program, address, str(self.port)]
-        process = cluster.nodes[pod.node].popen(argv, stdout=subprocess.PIPE, text=True)
+        line = cluster.nodes[pod.node].enter_command(argv)
+        process = subprocess.Popen(line, stdout=subprocess.PIPE, text=True)
         self._processes.append(process)
         assert process.stdout is not None
         assert process.stdout.readline().strip() in ("listening", "sending")

@@ -31,4 +31,4 @@ def test_hosts_reach_remote_pods_in_both_families(meshed: Lab):
     for family, host in ((4, server.ip(4)), (6, f"[{server.ip(6)}]")):
         for node in east.nodes.values():
             url = f"http://{host}:{probes.PORT}/clientip"
-            assert node.exec(["curl", "-gsS", "--max-time", "5", url]).strip(), f"IPv{family}"
+            assert node.exec(["curl", "-gsS", "--max-time", "5", url]).stdout.strip(), f"IPv{family}"
