@@ -7,6 +7,8 @@ import json
 import os
 import shlex
 import sys
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import build, doctor, places, progress, state
@@ -23,6 +25,32 @@ DESCRIPTION = (
     """Real Kubernetes clusters on this machine: etcd, API server, kubelet, containerd, kube-proxy, CoreDNS."""
 )
 EXIT_INTERRUPTED = 130
+# fault -> what it takes, and what it does
+FAULTS: dict[str, tuple[tuple[str, ...], str]] = {
+    "kill": (("place", "component"), "SIGKILL a program; its supervisor starts it again"),
+    "pause": (("place", "component"), "SIGSTOP a program: it hangs with its connections open"),
+    "stop": (("place", "component"), "end a program and hold it down"),
+    "resume": (("place", "component"), "undo pause and stop"),
+    "cut": (("place",), "take a link down"),
+    "delay": (("place", "milliseconds", "loss"), "hold back (and lose) packets of a link"),
+    "mend": (("place",), "undo cut and delay"),
+    "drop": (("cluster", "other"), "lose every packet between two clusters"),
+    "allow": (("cluster", "other"), "undo drop"),
+    "off": (("node",), "cut a node's power"),
+    "on": (("node",), "power a node on; it comes back with its disks"),
+    "clear": ((), "undo every fault"),
+}
+COMPLETION = """_lab() {{
+    local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD-1]}}
+    case $prev in
+        up) COMPREPLY=($(compgen -W "{presets} --machines" -- "$cur") $(compgen -f -X '!*.y*ml' -- "$cur"));;
+        fault) COMPREPLY=($(compgen -W "{faults}" -- "$cur"));;
+        -c|--cluster|exec|ssh|logs|kubeconfig|kill|pause|stop|resume|cut|delay|mend|drop|allow|off|on)
+            COMPREPLY=($(compgen -W "$(lab places 2>/dev/null)" -- "$cur"));;
+        *) COMPREPLY=($(compgen -W "{commands}" -- "$cur"));;
+    esac
+}}
+complete -o default -F _lab lab"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -85,29 +113,19 @@ def _print_status(found: dict[str, Any]) -> None:
             print(f"    {node}  {word}  {', '.join(facts['addresses'])}  pods {', '.join(facts['pods']) or '-'}")
 
 
+def _places(arguments: argparse.Namespace) -> None:
+    for cluster in _attach(arguments).clusters.values():
+        print(cluster.name)
+        for node in cluster.nodes:
+            print(f"{cluster.name}/{node}")
+
+
 def _list(_: argparse.Namespace) -> None:
     for name in state.labs():
         record = state.Store(name).read()
         whole = record is not None and record.is_complete and record.is_from_this_boot()
         clusters = ", ".join(c.name for c in record.topology.clusters) if record else "-"
         print(f"{name}\t{'up' if whole else 'broken (lab down)'}\t{clusters}")
-
-
-def _cluster(lab: Lab, name: str) -> LabCluster:
-    if name not in lab.clusters:
-        raise LabError(
-            f"lab {lab.name} has no cluster {name!r}", do=f"there are {', '.join(lab.clusters)}", exit_code=2
-        )
-    return lab.clusters[name]
-
-
-def _node(lab: Lab, target: str) -> LabNode:
-    cluster_name, _, node = target.partition("/")
-    cluster = _cluster(lab, cluster_name)
-    if node not in cluster.nodes:
-        known = ", ".join(f"{cluster_name}/{n}" for n in cluster.nodes)
-        raise LabError(f"{target!r} is no node", do=f"give CLUSTER/NODE: {known}", exit_code=2)
-    return cluster.nodes[node]
 
 
 def _become(argv: list[str], env: dict[str, str] | None = None) -> None:
@@ -117,15 +135,16 @@ def _become(argv: list[str], env: dict[str, str] | None = None) -> None:
 
 
 def _kubectl(arguments: argparse.Namespace) -> None:
-    cluster = _cluster(_attach(arguments), arguments.cluster)
+    cluster = _attach(arguments).cluster(arguments.cluster)
     env = os.environ | {"KUBECONFIG": str(cluster.kubeconfig)}
     _become([*build.program("kubectl"), *_after_dashes(arguments.rest)], dict(env))
 
 
 def _ssh(arguments: argparse.Namespace) -> None:
-    machine = _node(_attach(arguments), arguments.target).machine
+    machine = _attach(arguments).node(arguments.target).machine
     command = _after_dashes(arguments.rest)
-    _become(machine.ssh_command([shlex.join(command)] if command else ()))
+    line = command[0] if len(command) == 1 else shlex.join(command)  # one word may be a whole script, as with ssh
+    _become(machine.ssh_command([line] if line else ()))
 
 
 def _after_dashes(rest: list[str]) -> list[str]:
@@ -136,15 +155,15 @@ def _exec(arguments: argparse.Namespace) -> None:
     lab = _attach(arguments)
     command = _after_dashes(arguments.rest) or ["bash"]
     if "/" in arguments.target:
-        _become(_node(lab, arguments.target).enter_command(command))
-    cluster = _cluster(lab, arguments.target)
+        _become(lab.node(arguments.target).enter_command(command))
+    cluster = lab.cluster(arguments.target)
     _become(["nsenter", f"--net={cluster.netns_path}", *command])
 
 
 def _logs(arguments: argparse.Namespace) -> None:
     lab = _attach(arguments)
     place: LabNode | LabCluster
-    place = _node(lab, arguments.target) if "/" in arguments.target else _cluster(lab, arguments.target)
+    place = lab.node(arguments.target) if "/" in arguments.target else lab.cluster(arguments.target)
     known = sorted(f.stem for f in place.logs.glob("*.log") if f.stem != "audit")
     if arguments.component not in known:
         found = f"no log of {arguments.component!r}" if arguments.component else "which component?"
@@ -154,9 +173,44 @@ def _logs(arguments: argparse.Namespace) -> None:
 
 
 def _kubeconfig(arguments: argparse.Namespace) -> None:
-    cluster = _cluster(_attach(arguments), arguments.cluster)
+    cluster = _attach(arguments).cluster(arguments.cluster)
     path = cluster.client(arguments.user, arguments.group) if arguments.user else cluster.kubeconfig
     print(path)
+
+
+def _inventory(arguments: argparse.Namespace) -> None:
+    from . import inventory
+
+    print(inventory.text(_attach(arguments)), end="")
+
+
+def _image(arguments: argparse.Namespace) -> None:
+    from . import images
+
+    settings = images.Settings(tuple(arguments.entrypoint), tuple(arguments.cmd), tuple(arguments.env), arguments.user)
+    with tempfile.TemporaryDirectory() as work:
+        out = arguments.output or Path(work) / "image.tar"
+        images.write_image(out, arguments.name, arguments.directory, settings)
+        if not arguments.output:
+            with progress.step(f"loaded {arguments.name}"):
+                _attach(arguments).load_image(out)
+
+
+def _fault(arguments: argparse.Namespace) -> None:
+    fault = _attach(arguments).fault
+    getattr(fault, arguments.fault)(*(getattr(arguments, name) for name in arguments.takes))
+
+
+def _completion(_: argparse.Namespace) -> None:
+    names = " ".join(_command_names(_parser()))
+    print(COMPLETION.format(commands=names, faults=" ".join(FAULTS), presets=" ".join(preset_names())))
+
+
+def _command_names(parser: argparse.ArgumentParser) -> list[str]:
+    for action in parser._actions:  # noqa: SLF001
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            return list(action.choices)
+    return []
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -236,11 +290,54 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("cluster")
     sub.add_argument("--user", help="of this user instead of the cluster admin")
     sub.add_argument("--group", action="append", default=[], help="group of that user (may be repeated)")
+    command("places", _places, "names of clusters and nodes, for scripts")
+    command("inventory", _inventory, "Ansible inventory of clusters and machines", "lab inventory > inventory.yml")
+    sub = command(
+        "image",
+        _image,
+        "make an image of a directory and load it on every node",
+        "lab image lab.local/web:1 ./root --entrypoint /web",
+    )
+    sub.add_argument("name", metavar="NAME:TAG")
+    sub.add_argument("directory", type=Path)
+    sub.add_argument("--entrypoint", nargs="+", default=[], help="program and first arguments")
+    sub.add_argument("--cmd", nargs="+", default=[], help="default arguments")
+    sub.add_argument("--env", action="append", default=[], metavar="NAME=VALUE")
+    sub.add_argument("--user", default="", help="user id")
+    sub.add_argument("-o", "--output", type=Path, help="write the archive there instead of loading it")
+    sub = command(
+        "fault", _fault, "make or undo a fault", "lab fault stop east/n1 kubelet\n  lab fault drop east west"
+    )
+    _add_faults(sub)
     sub = command("doctor", _doctor, "what this machine lacks, and how to get it")
     sub.add_argument("--machines", action="store_true", help="for `lab up --machines` too")
     command("setup", _setup, "install what is missing (Debian, Ubuntu)")
     command("build", _build, "build all programs now")
+    sub = command("completion", _completion, "shell completion", 'eval "$(lab completion bash)"')
+    sub.add_argument("shell", choices=["bash"])
     return parser
+
+
+def _add_faults(parser: argparse.ArgumentParser) -> None:
+    texts = {
+        "place": "CLUSTER/NODE, or CLUSTER for its control plane",
+        "component": "as `lab logs` lists them",
+        "cluster": "cluster",
+        "other": "the other cluster",
+        "node": "CLUSTER/NODE",
+        "milliseconds": "in each direction",
+        "loss": "percent of packets lost (default: 0)",
+    }
+    kinds = parser.add_subparsers(metavar="FAULT", required=True)
+    for name, (takes, text) in FAULTS.items():
+        sub = kinds.add_parser(name, help=text, description=text)
+        sub.set_defaults(fault=name, takes=takes)
+        for argument in takes:
+            if argument == "loss":
+                sub.add_argument("loss", type=float, nargs="?", default=0.0, help=texts[argument])
+            else:
+                kind = float if argument == "milliseconds" else str
+                sub.add_argument(argument, type=kind, help=texts[argument])
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from .machine import LabMachine, SshKeys
 from .network import LabNetwork, control_plane_place, node_place
 from .pki import Authority
 from .places import private_dir, private_file
-from .process import ProcessId, joining, spawn
+from .process import ProcessId, joining, spawn_detached
 from .progress import say
 
 if TYPE_CHECKING:
@@ -50,7 +50,6 @@ class Context:
     index: int
     network: LabNetwork
     keys: SshKeys
-    images: tuple[Path, ...] = ()
     machines: bool = False
 
 
@@ -153,6 +152,14 @@ class LabNode:
             raise LabError(f"`{shlex.join(argv)}` on {self.cluster.name}/{self.name}: {done.stderr.strip()}")
         return done
 
+    def load_image(self, archive: Path) -> None:
+        """Import an image archive into its containerd."""
+        with archive.open("rb") as file:
+            line = self.enter_command(["ctr", "images", "import", "-"])
+            done = subprocess.run(line, stdin=file, capture_output=True, text=True, timeout=300)
+        if done.returncode:
+            raise LabError(f"{archive} was not imported on {self.cluster.name}/{self.name}: {done.stderr.strip()}")
+
     def power_on(self) -> None:
         """Boot it, and its machine; its disks are as they were left."""
         if self.is_on() and (not self._context.machines or self.machine.is_on()):
@@ -166,7 +173,7 @@ class LabNode:
             return
         if not self.netns_path.is_mount():
             self._context.network.attach(self.cluster.spec, self.place)
-        nodes.prepare_disk(self.spec, self.cluster.authority, self._context.images)
+        nodes.prepare_disk(self.spec, self.cluster.authority)
         nodes.power_on(self.spec)
 
     def power_off(self) -> None:
@@ -280,11 +287,8 @@ class LabCluster:
             spec = self.control / "supervisor.json"
             argv = [sys.executable, "-m", "clustermesh_lab.inside.supervise", str(spec)]
             log = self._context.store.run / f"{self.name}.log"
-            child = spawn(argv, log=log, netns=self.netns_path, cgroup_files=self.group.create())
-            found = ProcessId.of(child.pid)
-            if found is None:
-                raise LabError(f"the supervisor of {self.name} ended at once", do=f"see {log}")
-            found.write(self.control / "supervisor.pid")
+            started = spawn_detached(argv, log=log, netns=self.netns_path, cgroup_files=self.group.create())
+            started.write(self.control / "supervisor.pid")
         self.wait_api()
         (self.control / "api-ready").touch()
         addons.apply(self.api, self.spec)

@@ -6,6 +6,7 @@ any name: test suites and manifests that name a public image run unchanged with 
 
 from __future__ import annotations
 
+import functools
 import gzip
 import io
 import json
@@ -58,13 +59,14 @@ def coredns_image() -> str:
     return f"registry.k8s.io/coredns/coredns:{version('coredns')}"
 
 
-def base_images() -> list[Path]:
+@functools.cache
+def base_images() -> tuple[Path, ...]:
     """Archives of the images every node has, made once."""
-    return [
+    return (
         _program_image(sandbox_image(), "pause", Settings(entrypoint=("/pause",))),
         _program_image(coredns_image(), "coredns", Settings(entrypoint=("/coredns",))),
         _program_image(agnhost_image(), "agnhost", Settings(entrypoint=("/agnhost",), cmd=("pause",)), tools=TOOLS),
-    ]
+    )
 
 
 def write_image(out: Path, name: str, root: Path, settings: Settings = Settings()) -> Path:

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import build, containerd, doctor, images, network
 from .cgroups import Group, remove_root_if_empty
-from .cluster import Context, LabCluster
+from .cluster import Context, LabCluster, LabNode
 from .command import attempt
 from .errors import LabError
+from .fault import Faults
+from .limits import raise_limits, restore_limits
 from .machine import SshKeys
-from .places import lab_name
+from .places import DISKS, RUN, lab_name
 from .progress import say, step
 from .rootfs import root_file_system
-from .state import Record, Store, all_labs_locked, boot_id, free_index
+from .state import Record, Store, all_labs_locked, boot_id, free_index, labs
 
 if TYPE_CHECKING:
     from .topology import Topology
@@ -33,7 +36,7 @@ GONE_S = 10
 class Lab:
     """A running lab. Made by `Lab.up` or `Lab.attach`."""
 
-    def __init__(self, store: Store, record: Record, archives: tuple[Path, ...] = ()) -> None:
+    def __init__(self, store: Store, record: Record) -> None:
         self.name = store.name
         self.index = record.index
         self.topology = record.topology
@@ -42,7 +45,9 @@ class Lab:
         self._network = network.LabNetwork(store, record.index)
         keys = SshKeys(store.run / "ssh")
         self.keys = keys
-        context = Context(store, record.index, self._network, keys, archives, machines=record.machines)
+        self.router = self._network.router
+        self.fault = Faults(self)
+        context = Context(store, record.index, self._network, keys, machines=record.machines)
         self.clusters = {c.name: LabCluster(context, c) for c in record.topology.clusters}
 
     @classmethod
@@ -51,8 +56,7 @@ class Lab:
         store = Store(lab_name(name))
         doctor.require(machines=machines)
         build.ensure()
-        archives = tuple(images.base_images())
-        containerd.template(archives)
+        containerd.template(images.base_images())
         if machines:
             root_file_system()
         with store.locked():
@@ -60,7 +64,7 @@ class Lab:
             fresh = record is None
             if record is None:
                 record = _begin(store, topology, machines)
-            lab = cls(store, record, archives)
+            lab = cls(store, record)
             with step(f"lab {store.name} is up: {len(lab.clusters)} clusters"):
                 lab._start(fresh=fresh)
             store.write(replace(record, is_complete=True))
@@ -73,11 +77,34 @@ class Lab:
         record = store.read()
         if record is None or not record.is_from_this_boot():
             raise LabError(f"there is no lab {store.name!r}", do="lab up", exit_code=4)
-        return cls(store, record, tuple(images.base_images()))
+        return cls(store, record)
 
     def down(self) -> None:
         """Take everything away."""
         down(self.name)
+
+    def cluster(self, name: str) -> LabCluster:
+        """A cluster by name; LabError names those that exist."""
+        if name not in self.clusters:
+            known = ", ".join(self.clusters)
+            raise LabError(f"lab {self.name} has no cluster {name!r}", do=f"there are {known}", exit_code=2)
+        return self.clusters[name]
+
+    def node(self, place: str) -> LabNode:
+        """A node by CLUSTER/NODE."""
+        cluster_name, _, node = place.partition("/")
+        cluster = self.cluster(cluster_name)
+        if node not in cluster.nodes:
+            known = ", ".join(f"{cluster_name}/{n}" for n in cluster.nodes)
+            raise LabError(f"{place!r} is no node", do=f"give CLUSTER/NODE: {known}", exit_code=2)
+        return cluster.nodes[node]
+
+    def load_image(self, archive: Path) -> None:
+        """Import an image archive (images.write_image, `docker save`) on every node that is on."""
+        for cluster in self.clusters.values():
+            for node in cluster.nodes.values():
+                if node.is_on():
+                    node.load_image(archive)
 
     def status(self) -> dict[str, Any]:
         """What runs, as plain values."""
@@ -114,8 +141,19 @@ def down(name: str | None = None) -> bool:
     with store.locked(), step(f"lab {store.name} is gone"):
         _sweep(store)
         store.remove()
-    remove_root_if_empty()
+    _forget_last()
     return True
+
+
+def _forget_last() -> None:
+    """What all labs share goes with the last one."""
+    with all_labs_locked():
+        if not labs():
+            restore_limits()
+            remove_root_if_empty()
+    for shared in (RUN, DISKS):
+        with suppress(OSError):
+            shared.rmdir()
 
 
 def _usable_record(store: Store, topology: Topology, machines: bool) -> Record | None:
@@ -134,6 +172,7 @@ def _usable_record(store: Store, topology: Topology, machines: bool) -> Record |
 
 def _begin(store: Store, topology: Topology, machines: bool) -> Record:
     with all_labs_locked():
+        raise_limits()
         index = free_index(network.indexes_in_use_by_routes())
         store.create()
         record = Record(index=index, topology=topology, machines=machines, boot=boot_id())
@@ -149,6 +188,9 @@ def _sweep(store: Store) -> None:
         raise LabError(f"processes of lab {store.name} cannot be killed: {[p.pid for p in left]}")
     record = store.read()
     if record:
+        for cluster in Lab(store, record).clusters.values() if record.machines else ():
+            for node in cluster.nodes.values():
+                node.machine.stop()
         network.LabNetwork(store, record.index).remove_all()
     _unmount_below(store.run, store.disks)
     if not group.remove(GONE_S):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from .cgroups import Group
 from .command import attempt, run
 from .errors import LabError
 from .places import private_dir, private_file
-from .process import ProcessId, end, spawn
+from .process import ProcessId, end, spawn_detached
 from .rootfs import root_file_system
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from .node import NodeSpec
 
 SSH_PORT = 22
+NSPAWN = Path("/run/systemd/nspawn")  # where systemd-nspawn notes what runs; it forgets nothing that is killed
 BOOT_S = 60
 SSHD_CONFIG = """PermitRootLogin prohibit-password
 PasswordAuthentication no
@@ -95,7 +97,7 @@ class LabMachine:
             return
         self._prepare()
         flags = ["--quiet", "--register=no", "--keep-unit", "--console=pipe", "--boot", "--link-journal=no"]
-        line = [
+        line: list[str] = [
             *("systemd-nspawn", *flags, f"--directory={self._root}", f"--machine={self._unique}"),
             f"--hostname={self.spec.name}",
             f"--network-namespace-path={self.spec.netns}",
@@ -103,11 +105,8 @@ class LabMachine:
             "--bind=/dev/net/tun",
         ]
         env = os.environ | {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1", "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network"}
-        child = spawn(line, log=self._disk / "console.log", env=env, cgroup_files=self.group.create())
-        found = ProcessId.of(child.pid)
-        if found is None:
-            raise LabError(f"machine {self._label} ended at once", do=f"see {self._disk / 'console.log'}")
-        found.write(self._pid_file)
+        log = self._disk / "console.log"
+        spawn_detached(line, log=log, env=env, cgroup_files=self.group.create()).write(self._pid_file)
 
     def wait_ssh(self, timeout_s: float = BOOT_S) -> None:
         """Until sshd greets."""
@@ -127,7 +126,12 @@ class LabMachine:
         self.group.remove()
         self._pid_file.unlink(missing_ok=True)
         if self._root.is_mount():
+            facts = self._root.stat()
+            (NSPAWN / f"locks/inode-{facts.st_dev}:{facts.st_ino}").unlink(missing_ok=True)
             attempt("umount", "-l", self._root)
+        for folder in (f"propagate/{self._unique}", "propagate", "locks", ""):
+            with suppress(OSError):
+                (NSPAWN / folder).rmdir()
 
     def ssh_command(self, argv: Sequence[str] = ()) -> list[str]:
         """The command line that logs in as root, or runs `argv` there."""
@@ -146,8 +150,8 @@ class LabMachine:
         for folder in (self._disk, upper, self._disk / "work", self._root):
             folder.mkdir(parents=True, exist_ok=True)
         upper.chmod(0o755)
-        for folder in ("etc/ssh/sshd_config.d", "root/.ssh"):
-            (upper / folder).mkdir(parents=True, exist_ok=True)
+        for inner in ("etc/ssh/sshd_config.d", "root/.ssh"):
+            (upper / inner).mkdir(parents=True, exist_ok=True)
         (upper / "root").chmod(0o700)
         private_dir(upper / "root/.ssh")
         host_key = upper / "etc/ssh/ssh_host_ed25519_key"

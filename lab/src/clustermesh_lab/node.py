@@ -24,13 +24,12 @@ from .build import directory, program
 from .cgroups import Group
 from .cni import PLUGINS
 from .errors import LabError
+from .images import base_images
 from .network import FORWARD_SYSCTLS, MTU
 from .places import private_dir, private_file
-from .process import ProcessId, spawn
+from .process import ProcessId, spawn_detached
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from .pki import Authority
     from .topology import Cluster
 
@@ -70,7 +69,7 @@ class NodeSpec:
         return Group(f"clustermesh-lab/{self.lab}/{self.cluster.name}.{self.name}")
 
 
-def prepare_disk(spec: NodeSpec, authority: Authority, images: Sequence[Path]) -> None:
+def prepare_disk(spec: NodeSpec, authority: Authority) -> None:
     """Write everything the node needs; what is there already stays."""
     disk = private_dir(spec.disk)
     for folder in ("etc/cni/net.d", "etc/containerd", "etc/kubernetes", "etc-work", "root", "var/lib", "var/log"):
@@ -91,7 +90,7 @@ def prepare_disk(spec: NodeSpec, authority: Authority, images: Sequence[Path]) -
     if not (disk / "var/lib/containerd").exists():
         beside = disk / "var/lib/.containerd"
         shutil.rmtree(beside, ignore_errors=True)
-        containerd.populate(containerd.template(images), beside)
+        containerd.populate(containerd.template(base_images()), beside)
         beside.rename(disk / "var/lib/containerd")
 
 
@@ -222,7 +221,7 @@ def power_on(spec: NodeSpec) -> ProcessId:
         "components": components(spec),
     }
     line = ["unshare", "-m", "-u", "-p", "-C", "-f", "--propagation", "private", sys.executable]
-    outer = spawn(
+    outer = spawn_detached(
         [*line, "-m", "clustermesh_lab.inside.init"],
         log=spec.log,
         netns=spec.netns,
@@ -231,7 +230,7 @@ def power_on(spec: NodeSpec) -> ProcessId:
     )
     deadline = time.monotonic() + 15
     while not (spec.control / "entered").exists():
-        if outer.poll() is not None or time.monotonic() > deadline:
+        if not outer.is_alive() or time.monotonic() > deadline:
             words = spec.log.read_text(errors="replace").splitlines()[-5:]
             raise LabError(
                 f"node {spec.cluster.name}/{spec.name} did not start: {' | '.join(words)}", do=str(spec.log)

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .command import in_netns
-from .errors import MissingRequirement
+from .errors import LabError, MissingRequirement
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 
+_left_running: list[subprocess.Popen[bytes]] = []
 # A process enters a control group by its own act, before it becomes the program: nothing is ever started outside.
 _JOIN = 'while [ "$1" != -- ]; do echo 0 > "$1"; shift; done; shift; exec "$@"'
 
@@ -99,6 +100,25 @@ def wait_gone(processes: Iterable[ProcessId], timeout_s: float) -> list[ProcessI
             break
         time.sleep(0.02)
     return left
+
+
+def spawn_detached(
+    argv: Sequence[str],
+    *,
+    log: Path,
+    netns: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    stdin: bytes | None = None,
+    cgroup_files: Sequence[Path] = (),
+) -> ProcessId:
+    """Start a program that is to outlive this process."""
+    child = spawn(argv, log=log, netns=netns, env=env, stdin=stdin, cgroup_files=cgroup_files)
+    _left_running.append(child)  # else Python warns that nobody waits for it
+    found = ProcessId.of(child.pid)
+    if found is None:
+        words = log.read_text(errors="replace").splitlines()[-3:]
+        raise LabError(f"{argv[0]} ended at once: {' | '.join(words)}", do=f"see {log}")
+    return found
 
 
 def end(processes: Sequence[ProcessId], *, grace_s: float = 3) -> None:

@@ -1,6 +1,7 @@
-"""The root file system of machines: this machine's own distribution, by debootstrap, made once and never written again.
+"""The root file system of machines: this machine's own distribution, by debootstrap.
 
-Every machine sees it through an overlay of its own. Packages come from the mirror this machine's apt uses.
+It is made once and never written again: every machine sees it through an overlay of its own. Packages come from the
+mirror this machine's apt uses.
 """
 
 from __future__ import annotations

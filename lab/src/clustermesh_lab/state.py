@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 import shutil
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,14 +101,11 @@ class Store:
                 item.unlink()
 
     def remove(self) -> None:
-        """Take the directories away, and those of all labs with the last one."""
+        """Take the directories away."""
         for folder in (self.run, self.disks):
             shutil.rmtree(folder, ignore_errors=True)
             if folder.exists():
                 raise LabError(f"{folder} could not be removed", do="see what is mounted or open in it")
-        for shared in (RUN, DISKS):
-            with suppress(OSError):
-                shared.rmdir()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
