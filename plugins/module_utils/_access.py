@@ -1,0 +1,119 @@
+# Copyright: the Clustermesh authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+"""Who may do what in a cluster: the account of peers, and those of our own daemons. Pure functions."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+
+from ansible_collections.clustermesh.core.plugins.module_utils._objects import NAMESPACE
+
+RBAC = "rbac.authorization.k8s.io"
+REMOTE = "clustermesh-remote"
+CONTROLLER = "clustermesh-controller"
+AGENT = "clustermesh-agent"
+CALICO = ("ipamblocks", "ippools", "hostendpoints", "networksets")
+READ = ("get", "list", "watch")
+
+
+def _rule(groups, resources, verbs, **more):
+    return {"apiGroups": list(groups), "resources": list(resources), "verbs": list(verbs), **more}
+
+
+REMOTE_RULES = [
+    _rule([""], ["nodes", "namespaces", "pods", "serviceaccounts", "services", "endpoints"], READ),
+    _rule(["discovery.k8s.io"], ["endpointslices"], READ),
+    _rule(["crd.projectcalico.org", "projectcalico.org"], CALICO, READ),
+]
+CONTROLLER_RULES = [
+    _rule([""], ["nodes", "namespaces", "pods", "services"], READ),
+    _rule([""], ["endpoints"], [*READ, "create", "update", "patch", "delete"]),
+    _rule(["discovery.k8s.io"], ["endpointslices"], [*READ, "create", "update", "patch", "delete"]),
+    _rule(["networking.k8s.io"], ["servicecidrs"], READ),
+    _rule([""], ["services/finalizers"], ["update"]),
+    _rule(["clustermesh.io"], ["remoteclusterconfigurations"], READ),
+    _rule(["clustermesh.io"], ["remoteclusterconfigurations/status"], ["get", "patch", "update"]),
+    _rule(["clustermesh.io"], ["remoteclusterconfigurations/finalizers"], ["update"]),
+    _rule(["clustermesh.io"], ["remotenodes"], ["*"]),
+    _rule(["", "events.k8s.io"], ["events"], ["create", "patch"]),
+]
+LEASE_RULES = [_rule(["coordination.k8s.io"], ["leases"], [*READ, "create", "update", "patch"])]
+AGENT_RULES = [
+    _rule([""], ["nodes", "namespaces"], READ),
+    _rule(["clustermesh.io"], ["remotenodes", "meshnodes"], READ),
+    _rule(["clustermesh.io"], ["meshnodes"], ["create", "update", "patch"]),
+    _rule(["clustermesh.io"], ["meshnodes/status"], ["patch", "update"]),
+]
+
+
+def namespace():
+    """The namespace of everything of ours."""
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
+
+
+def account(name):
+    """A ServiceAccount."""
+    return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": NAMESPACE}}
+
+
+def token_secret(name):
+    """The Secret in which the cluster puts a long-lived token of an account."""
+    meta = {"name": f"{name}-token", "namespace": NAMESPACE, "annotations": {"kubernetes.io/service-account.name": name}}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": "kubernetes.io/service-account-token"}
+
+
+def role_and_binding(name, subject, rules, namespaced=False):
+    """A (Cluster)Role and its binding to one of our accounts."""
+    prefix = "" if namespaced else "Cluster"
+    meta = {"name": name, **({"namespace": NAMESPACE} if namespaced else {})}
+    version = f"{RBAC}/v1"
+    role = {"apiVersion": version, "kind": f"{prefix}Role", "metadata": meta, "rules": rules}
+    binding = {
+        "apiVersion": version,
+        "kind": f"{prefix}RoleBinding",
+        "metadata": meta,
+        "roleRef": {"apiGroup": RBAC, "kind": f"{prefix}Role", "name": name},
+        "subjects": [{"kind": "ServiceAccount", "name": subject, "namespace": NAMESPACE}],
+    }
+    return [role, binding]
+
+
+def remote_objects():
+    """Everything that lets peers read this cluster."""
+    return [namespace(), account(REMOTE), *role_and_binding(REMOTE, REMOTE, REMOTE_RULES), token_secret(REMOTE)]
+
+
+def daemon_objects():
+    """Everything that lets our own controller and agents work in this cluster."""
+    return [
+        namespace(),
+        account(CONTROLLER),
+        account(AGENT),
+        *role_and_binding(CONTROLLER, CONTROLLER, CONTROLLER_RULES),
+        *role_and_binding(f"{CONTROLLER}-lease", CONTROLLER, LEASE_RULES, namespaced=True),
+        *role_and_binding(AGENT, AGENT, AGENT_RULES),
+        token_secret(CONTROLLER),
+        token_secret(AGENT),
+    ]
+
+
+def kubeconfig(name, server, authority, token, tls_server_name=""):
+    """A kubeconfig with one cluster, one user and one context."""
+    cluster = {"server": server}
+    if authority:
+        cluster["certificate-authority-data"] = base64.b64encode(authority.encode()).decode()
+    if tls_server_name:
+        cluster["tls-server-name"] = tls_server_name
+    lines = ["apiVersion: v1", "kind: Config", "clusters:", f"  - name: {name}", "    cluster:"]
+    lines += [f"      {key}: {json.dumps(value)}" for key, value in cluster.items()]
+    lines += ["users:", f"  - name: {name}", "    user:", f"      token: {json.dumps(token)}"]
+    lines += ["contexts:", f"  - name: {name}", "    context:", f"      cluster: {name}", f"      user: {name}"]
+    return "\n".join([*lines, f"current-context: {name}", ""])
+
+
+def fingerprint(authority):
+    """Digest of a PEM bundle, empty for none."""
+    return hashlib.sha256(authority.encode()).hexdigest() if authority else ""
