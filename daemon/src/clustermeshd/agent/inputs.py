@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable
 
 from clustermeshd.agent.dataplane import Inputs
@@ -15,7 +16,7 @@ from clustermeshd.plan.overlay_local import local_node
 
 _LOG = logging.getLogger(__name__)
 _IDENTITY_NAMESPACE = "kube-system"
-_LONGEST_RETRY_S = 30.0
+_LONGEST_RETRY_S = 10.0
 
 
 class ClusterInputs:
@@ -74,7 +75,7 @@ class ClusterInputs:
 
     async def _identify(self) -> None:
         """The UID of kube-system is the cluster's id; asked for until it is known, since it never changes."""
-        delay_s = 0.5
+        delay_s = 0.25
         while not self._cluster_id:
             try:
                 namespace = await self._client.get(resources.NAMESPACES, _IDENTITY_NAMESPACE)
@@ -82,7 +83,7 @@ class ClusterInputs:
                 self._identified.set()
             except (MeshError, OSError) as error:
                 _LOG.warning("cluster id: %s", error)
-                await asyncio.sleep(delay_s)
+                await asyncio.sleep(random.uniform(delay_s / 2, delay_s))  # noqa: S311
                 delay_s = min(2 * delay_s, _LONGEST_RETRY_S)
         self._touch()
 

@@ -1,0 +1,171 @@
+"""The agent as a process: from a RemoteNode in a real API server to packets, through all that goes wrong."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+
+from agent_process import until
+from conftest import Site
+from kernel_traffic import Echo, ask
+
+
+def test_remote_node_becomes_a_path_for_pods_and_a_status(site: Site) -> None:
+    site.write_remote(site.nodes.b.as_remote())
+    agent = site.start()
+    agent.until_notified("READY=1")
+    until(lambda: site.routes() == 2, 5, lambda: agent.log)
+    with Echo(site.nodes.pod_b, "10.92.1.5"):
+        assert ask(site.nodes.pod_a, "10.92.1.5") == "10.91.1.5"
+    with Echo(site.nodes.pod_b, "fd92:1::5"):
+        assert ask(site.nodes.pod_a, "fd92:1::5") == "fd91:1::5"
+    until(lambda: bool(site.mesh_node().get("status")), 5, lambda: agent.log)
+    status = site.mesh_node()["status"]
+    assert [device["name"] for device in status["devices"]] == ["clustermesh0", "clustermesh0v6"]
+    assert [device["tunnelAddress"] for device in status["devices"]] == ["10.91.1.0", "fd91:1::"]
+    (peer,) = status["peers"]
+    counts = {key: value for key, value in peer.items() if isinstance(value, int)}
+    assert counts == {"wantedNodes": 1, "programmedNodes": 1, "wantedRoutes": 2, "programmedRoutes": 2}
+    assert status["conditions"][0]["status"] == "True"
+    assert site.mesh_node()["metadata"]["ownerReferences"][0]["kind"] == "Node"
+    agent.until_notified("WATCHDOG=1")
+    assert agent.http("/readyz")[0] == agent.http("/healthz")[0] == 200
+    assert agent.metric('clustermesh_agent_objects{kind="routes"}') == 2
+
+
+def test_events_reach_the_kernel_and_a_deleted_peer_leaves_it(site: Site) -> None:
+    agent = site.start()
+    agent.until_notified("READY=1")
+    assert site.routes() == 0
+    remote = site.nodes.b.as_remote()
+    site.write_remote(remote)
+    until(lambda: site.routes() == 2, 2, lambda: agent.log)
+    site.delete_remote(remote)
+    until(lambda: not site.nodes.a.observe().marked.devices, 2, lambda: agent.log)
+
+
+def test_hand_made_damage_is_repaired_within_a_second(site: Site) -> None:
+    site.write_remote(site.nodes.b.as_remote())
+    agent = site.start()
+    agent.until_notified("READY=1")
+    space = site.nodes.a.space
+    for damage in (
+        "ip route del 10.92.1.0/24 table 4097",
+        "ip nexthop flush",
+        "ip rule del pref 98",
+        "ip link del clustermesh0",
+        "ip link set clustermesh0v6 down",
+        "nft flush chain inet clustermesh exempt",
+        "bridge fdb del MAC dev clustermesh0 dst 10.90.2.2 self",
+    ):
+        whole = space.dump()
+        space.run(*damage.replace("MAC", site.nodes.b.as_remote().spec.vtep_mac).split())
+        until(lambda whole=whole: _same(space.dump(), whole), 1.5, lambda damage=damage: f"{damage}: {agent.log}")
+    assert agent.metric("clustermesh_agent_repairs_total") > 6
+
+
+def _same(now: dict[str, str], whole: dict[str, str]) -> bool:
+    """Equal but for the index and order of devices, which change when one is made anew."""
+    kinds = ("routes4", "routes6", "rules4", "rules6", "nexthops", "nft", "fdb")
+    return all(sorted(now[kind].splitlines()) == sorted(whole[kind].splitlines()) for kind in kinds)
+
+
+def test_termination_leaves_the_data_plane_and_a_restart_changes_nothing(site: Site) -> None:
+    site.write_remote(site.nodes.b.as_remote())
+    agent = site.start()
+    agent.until_notified("READY=1")
+    whole = site.nodes.a.space.dump()
+    assert agent.stop() == 0
+    agent.close()
+    assert site.nodes.a.space.dump() == whole
+    successor = site.start()
+    successor.until_notified("READY=1")
+    assert site.nodes.a.space.dump() == whole
+    assert "wrote" not in successor.log
+    assert "repaired" not in successor.log
+
+
+def test_kill_and_restart_lose_no_packet(site: Site) -> None:
+    site.write_remote(site.nodes.b.as_remote())
+    agent = site.start()
+    agent.until_notified("READY=1")
+    with Echo(site.nodes.pod_b, "10.92.1.5"):
+        sent = answered = 0
+        for _ in range(3):
+            agent.stop(signal.SIGKILL)
+            agent.close()
+            agent = site.start()
+            deadline = time.monotonic() + 0.7
+            while time.monotonic() < deadline:
+                sent += 1
+                answered += ask(site.nodes.pod_a, "10.92.1.5", timeout_s=1) == "10.91.1.5"
+            agent.until_notified("READY=1")
+    assert sent > 100
+    assert answered == sent
+
+
+def test_agent_without_its_api_server_touches_nothing_and_catches_up(site: Site) -> None:
+    remote = site.nodes.b.as_remote()
+    site.write_remote(remote)
+    first = site.start()
+    first.until_notified("READY=1")
+    first.stop()
+    first.close()
+    site.relay.cut()
+    site.nodes.a.space.ip("route", "del", "10.92.1.0/24", "table", "4097")
+    found = site.nodes.a.space.dump()
+    agent = site.start()
+    until(lambda: "remotenodes: GET" in agent.log or "nodes: GET" in agent.log or "nodes: WATCH" in agent.log, 10)
+    time.sleep(0.5)
+    assert site.nodes.a.space.dump() == found
+    assert agent.http("/readyz")[0] == 503
+    site.relay.join()
+    agent.until_notified("READY=1", 30)
+    assert site.routes() == 2
+
+
+def test_lost_api_server_keeps_the_mesh_and_its_repair(site: Site) -> None:
+    site.write_remote(site.nodes.b.as_remote())
+    agent = site.start()
+    agent.until_notified("READY=1")
+    site.relay.cut()
+    site.nodes.a.space.ip("route", "del", "10.92.1.0/24", "table", "4097")
+    until(lambda: site.routes() == 2, 2, lambda: agent.log)
+    assert agent.process.poll() is None
+
+
+def test_once_dry_run_and_uninstall(site: Site) -> None:
+    virgin = site.nodes.a.space.dump()
+    site.write_remote(site.nodes.b.as_remote())
+    dry = site.start("--once", "--dry-run", "--output", "json")
+    assert dry.wait() == 0, dry.log
+    dry.close()
+    kinds = {change["kind"] for change in json.loads(dry.output)["changes"]}
+    assert kinds == {"devices", "addresses", "nexthops", "fdb", "neighbours", "routes", "rules", "nftables"}
+    assert site.nodes.a.space.dump() == virgin
+    once = site.start("--once")
+    assert once.wait() == 0, once.log
+    once.close()
+    assert site.routes() == 2
+    again = site.start("--once", "--dry-run")
+    assert again.wait() == 0, again.log
+    again.close()
+    assert again.output == "nothing to change\n"
+    removal = site.start("--uninstall")
+    assert removal.wait() == 0, removal.log
+    assert site.nodes.a.space.dump() == virgin
+
+
+def test_refused_remote_node_is_told_in_status_and_logged_once(site: Site) -> None:
+    site.write_remote(site.nodes.b.as_remote())
+    agent = site.start()
+    agent.until_notified("READY=1")
+    site.nodes.b.cluster, site.nodes.b.pod_cidrs = "cluster-3", ["10.91.1.128/25"]
+    site.write_remote(site.nodes.b.as_remote())
+    until(lambda: bool(site.mesh_node().get("status", {}).get("problems")), 5, lambda: agent.log)
+    problems = site.mesh_node()["status"]["problems"]
+    assert [problem["reason"] for problem in problems] == ["OverlapsLocal"]
+    site.nodes.a.space.ip("route", "del", "10.92.1.0/24", "table", "4097")
+    until(lambda: site.routes() == 2, 2, lambda: agent.log)
+    assert agent.log.count("OverlapsLocal") == 1
