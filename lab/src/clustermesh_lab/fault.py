@@ -143,8 +143,8 @@ class Faults:
             for place in (cluster.name, *(f"{cluster.name}/{n}" for n in cluster.nodes)):
                 for record in self._place(place).control.glob("*.hold"):
                     self.resume(place, record.stem)
-                for record in self._place(place).control.glob("*.pid"):
-                    found = self._find(place, record.stem)
+                for component in self._components(place):
+                    found = self._find(place, component)
                     if found:
                         found.send(signal.SIGCONT)
 
@@ -156,10 +156,13 @@ class Faults:
 
     def _control(self, place: str, component: str) -> Path:
         control = self._place(place).control
-        known = {f.stem for f in self._place(place).logs.glob("*.log")} - {"audit"}
+        known = self._components(place)
         if component not in known:
-            raise LabError(f"{place} has no component {component!r}", do=f"there are {', '.join(sorted(known))}")
+            raise LabError(f"{place} has no component {component!r}", do=f"there are {', '.join(known)}")
         return control
+
+    def _components(self, place: str) -> list[str]:
+        return sorted({f.stem for f in self._place(place).logs.glob("*.log")} - {"audit"})
 
     def _running(self, place: str, component: str) -> ProcessId:
         found = self._find(place, component)
@@ -202,8 +205,8 @@ class Faults:
         if pairs:
             both = ", ".join(f'"{a}" . "{b}", "{b}" . "{a}"' for a, b in pairs)
             script += (
-                f"table inet {TABLE} {{ set pairs {{ type ifname . ifname; elements = {{ {both} }} }}\n"
-                "chain forward { type filter hook forward priority 0; iifname . oifname @pairs drop; } }\n"
+                f"table inet {TABLE} {{ set pairs {{ type ifname . ifname; elements = {{ {both} }}; }};\n"
+                "chain forward { type filter hook forward priority 0; iifname . oifname @pairs drop; }; }\n"
             )
         run("nft", "-f", "-", netns=self._lab.router, stdin=script)
 

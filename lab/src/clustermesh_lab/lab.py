@@ -224,7 +224,7 @@ def _cluster_status(cluster: LabCluster) -> dict[str, Any]:
         "nodes": {
             n.name: {
                 "on": n.is_on(),
-                "ready": is_ready and n.is_ready(),
+                "ready": is_ready and n.is_on() and n.is_ready(),
                 "addresses": list(n.addresses),
                 "pods": list(n.pod_cidrs) if is_ready else [],
                 "netns": n.netns,
