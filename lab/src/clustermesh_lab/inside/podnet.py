@@ -67,9 +67,8 @@ def masquerade_rules(pods: list[str]) -> str:
         f = family(cidr)
         rules.append(f"{f} saddr {cidr} {f} daddr != {{ {cidr}, {NO_MULTICAST[f]} }} masquerade")
     chain = "type nat hook postrouting priority srcnat; policy accept; " + "; ".join(rules)
-    return (
-        f"table inet lab_podnet\ndelete table inet lab_podnet\ntable inet lab_podnet {{ chain out {{ {chain}; }} }}\n"
-    )
+    table = "table inet lab_podnet"
+    return f"{table}\ndelete {table}\n{table} {{ chain out {{ {chain}; }}; }}\n"
 
 
 def _run(*argv: str, stdin: str = "") -> str:
@@ -137,7 +136,7 @@ def main() -> None:
     spec = json.loads(Path(sys.argv[1]).read_text())
     api = Api(spec["url"], Path(spec["ca"]), Path(spec["certificate"]), Path(spec["key"]))
     if spec["node"]:
-        _run("nft", "-f", "-", stdin=masquerade_rules(spec["pods"]))
+        subprocess.run(["nft", "-f", "-"], input=masquerade_rules(spec["pods"]), text=True, check=True)
     while True:
         try:
             follow(spec, api)
