@@ -41,9 +41,7 @@ def token_of(module, client, account, steps):
     while True:
         token = ((stored or {}).get("data") or {}).get("token")
         if token:
-            text = base64.b64decode(token).decode()
-            module.no_log_values.update((text, token))
-            return text
+            return base64.b64decode(token).decode()
         if module.check_mode:
             return PLACEHOLDER
         if time.monotonic() > deadline:

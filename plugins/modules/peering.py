@@ -1,0 +1,144 @@
+#!/usr/bin/python
+# Copyright: the Clustermesh authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: peering
+short_description: Peer a cluster with others
+version_added: 0.1.0
+author: The Clustermesh authors (@clustermesh)
+description:
+  - Makes a cluster's half of all of its pairs hold in one call. For each peer an access Secret C(mesh-access-PEER) and a
+    RemoteClusterConfiguration of the peer's name; and one Role by which the controller may read exactly those Secrets.
+  - Compares before it writes, so that nothing is written on a converged cluster.
+options:
+  peers:
+    description: The clusters to peer with.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: Name of the peer, a DNS label.
+        type: str
+        required: true
+      kubeconfig:
+        description:
+          - Content of a kubeconfig with access to the peer, as M(clustermesh.core.remote_access) returns it.
+          - Without it the peer's objects stay as they are, as for a peer that is not part of this run.
+        type: str
+      overlay:
+        description: Whether the mesh routes to the peer through its overlay, or the underlay does already.
+        type: str
+        choices: [Enabled, Disabled]
+        default: Enabled
+      admit:
+        description:
+          - What the peer may claim, C(spec.import) of the RemoteClusterConfiguration.
+          - For example C(podCIDRs), C(nodeCIDRs) and C(namespaces).
+        type: dict
+  prune:
+    description: Whether to remove peers that are not in O(peers). Only objects with our label are removed.
+    type: bool
+    default: true
+  adopt:
+    description: Whether to take over objects of the same names which do not carry our label.
+    type: bool
+    default: false
+extends_documentation_fragment:
+  - clustermesh.core.cluster
+  - clustermesh.core.attributes
+"""
+
+EXAMPLES = r"""
+- name: Peer paris with oslo
+  clustermesh.core.peering:
+    kubeconfig: paris.kubeconfig
+    peers:
+      - name: oslo
+        kubeconfig: "{{ oslo_access.kubeconfig }}"
+        admit:
+          podCIDRs: [10.2.0.0/16]
+"""
+
+RETURN = r"""
+peers:
+  description: What was done for each peer.
+  type: list
+  elements: dict
+  returned: success
+  sample: [{name: oslo, action: created}]
+objects:
+  description: What was done with each object.
+  type: list
+  elements: dict
+  returned: success
+  sample: [{kind: Secret, namespace: clustermesh-system, name: mesh-access-oslo, action: create}]
+conflicts:
+  description: Objects that are in the way and not ours.
+  type: list
+  elements: str
+  returned: failure
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.clustermesh.core.plugins.module_utils import _peering
+from ansible_collections.clustermesh.core.plugins.module_utils._args import spec
+from ansible_collections.clustermesh.core.plugins.module_utils._client import ClusterError, client_of
+from ansible_collections.clustermesh.core.plugins.module_utils._objects import GROUP, NAMESPACE, name_of
+from ansible_collections.clustermesh.core.plugins.module_utils._reconcile import carry_out, result
+
+
+def by_name(items, version, kind):
+    """Listed objects, which do not say their kind, by name."""
+    return {item["metadata"]["name"]: {"apiVersion": version, "kind": kind, **item} for item in items}
+
+
+def run(module, client):
+    """Plans over what is stored and writes what differs."""
+    params = module.params
+    secrets = by_name(client.items(f"/api/v1/namespaces/{NAMESPACE}/secrets"), "v1", "Secret")
+    stored = by_name(client.items(f"/apis/{GROUP}/remoteclusterconfigurations"), GROUP, "RemoteClusterConfiguration")
+    readers = [client.read(item) for item in _peering.reader([])]
+    steps, peers, conflicts = _peering.plan(
+        params["peers"], secrets, stored, readers, adopt=params["adopt"], prune=params["prune"]
+    )
+    if conflicts:
+        names = sorted(map(name_of, conflicts))
+        module.fail_json(
+            msg=f"in the way and not made by clustermesh: {', '.join(names)}; remove them, or set adopt: true",
+            conflicts=names,
+        )
+    for peer in peers:
+        if peer["action"] == "skipped":
+            module.warn(f"peer {peer['name']} is not part of this run and unknown to this cluster: left out")
+    if not module.check_mode:
+        carry_out(client, steps)
+    return {"peers": peers, **result(steps)}
+
+
+def main():
+    """Runs the module."""
+    peer = {
+        "name": {"type": "str", "required": True},
+        "kubeconfig": {"type": "str", "no_log": True},
+        "overlay": {"type": "str", "choices": ["Enabled", "Disabled"], "default": "Enabled"},
+        "admit": {"type": "dict"},
+    }
+    arguments = spec(
+        peers={"type": "list", "elements": "dict", "default": [], "options": peer},
+        prune={"type": "bool", "default": True},
+        adopt={"type": "bool", "default": False},
+    )
+    module = AnsibleModule(arguments, supports_check_mode=True)
+    try:
+        module.exit_json(**run(module, client_of(module)))
+    except ClusterError as problem:
+        module.fail_json(msg=str(problem))
+
+
+if __name__ == "__main__":
+    main()
