@@ -1,7 +1,7 @@
 """A numbered UDP stream between two pods, to count what is lost while something is killed.
 
-Sender and receiver are small programs that run in the pods' own network namespaces; the stream's length is set by the
-test, which stops the sender once it has done its harm.
+Sender and receiver are small programs that run in the pods' own network namespaces and end when their standard input
+does; the test ends the sender once it has done its harm.
 """
 
 from __future__ import annotations
@@ -16,44 +16,43 @@ from clustermesh_lab.cluster import LabCluster
 from demo.probes import Pod
 
 _RECEIVER = """
-import json, signal, socket, sys
+import json, select, socket, sys
 family = socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET
 sock = socket.socket(family, socket.SOCK_DGRAM)
 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
 sock.bind((sys.argv[1], int(sys.argv[2])))
 seen, sources = set(), set()
-def end(*_):
-    print(json.dumps({"seen": len(seen), "highest": max(seen, default=0), "sources": sorted(sources)}), flush=True)
-    sys.exit(0)
-signal.signal(signal.SIGTERM, end)
 print("listening", flush=True)
 while True:
-    data, peer = sock.recvfrom(64)
-    seen.add(int(data)); sources.add(peer[0])
+    ready = select.select([sock, sys.stdin], [], [])[0]
+    if sock in ready:
+        data, peer = sock.recvfrom(64)
+        seen.add(int(data)); sources.add(peer[0])
+    elif ready:
+        break
+print(json.dumps({"seen": len(seen), "sources": sorted(sources)}), flush=True)
 """
 _SENDER = """
-import signal, socket, sys, time
+import select, socket, sys, time
 family = socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET
 sock = socket.socket(family, socket.SOCK_DGRAM)
-stop = []
-signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
 number, start = 0, time.monotonic()
 print("sending", flush=True)
-while not stop:
+while not select.select([sys.stdin], [], [], max(0.0, start + number / 1000 - time.monotonic()))[0]:
     number += 1
     sock.sendto(b"%d" % number, (sys.argv[1], int(sys.argv[2])))
-    time.sleep(max(0.0, start + number / 1000 - time.monotonic()))
 print(number, flush=True)
+"""
+_FIND = """
+for ns in /var/run/netns/* /run/netns/*; do
+  test -e "$ns" && nsenter --net="$ns" ip -o addr | grep -qF " $1/" && echo "$ns" && exit
+done; exit 1
 """
 
 
 def pod_netns(cluster: LabCluster, pod: Pod) -> str:
-    """Name of the pod's network namespace inside its node."""
-    node = cluster.nodes[pod.node]
-    for name in node.exec(["ip", "-o", "netns", "list"]).stdout.split():
-        if name.startswith("cni-") and f" {pod.ips[0]}/" in node.exec(["ip", "-n", name, "-o", "addr"]).stdout:
-            return name
-    raise LookupError(f"no network namespace on {pod.node} has {pod.ips[0]}")
+    """Path of the pod's network namespace inside its node."""
+    return cluster.nodes[pod.node].exec(["sh", "-c", _FIND, "find", pod.ips[0]]).stdout.strip()
 
 
 @dataclass
@@ -80,9 +79,9 @@ class Stream:
 
     def _start(self, place: tuple[LabCluster, Pod], program: str, address: str) -> None:
         cluster, pod = place
-        argv = ["ip", "netns", "exec", pod_netns(cluster, pod), "python3", "-c", program, address, str(self.port)]
+        argv = ["nsenter", f"--net={pod_netns(cluster, pod)}", "python3", "-c", program, address, str(self.port)]
         line = cluster.nodes[pod.node].enter_command(argv)
-        process = subprocess.Popen(line, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._processes.append(process)
         assert process.stdout is not None
         assert process.stdout.readline().strip() in ("listening", "sending")
@@ -90,9 +89,7 @@ class Stream:
     def end(self) -> dict[str, object]:
         """Stops the sender, waits for stragglers, stops the receiver: sent, lost, sources."""
         receiver, sender = self._processes
-        sender.terminate()
-        sent = int(sender.communicate(timeout=10)[0].split()[-1])
+        sent = int(sender.communicate("", timeout=10)[0].split()[-1])
         time.sleep(0.5)
-        receiver.terminate()
-        report = json.loads(receiver.communicate(timeout=10)[0].splitlines()[-1])
+        report = json.loads(receiver.communicate("", timeout=10)[0].splitlines()[-1])
         return {"sent": sent, "lost": sent - report["seen"], "sources": report["sources"]}

@@ -1,7 +1,7 @@
 """Leader election by a Lease, safe against stalls: the old leader has stopped writing before a new one starts.
 
 Nobody compares a wall clock. A candidate watches the Lease and counts, on its own clock, how long it has not changed;
-a leader counts from the moment it *sent* its last successful renewal, earlier than anybody saw it. The work of a leader
+a leader counts from the moment it *sent* its last successful renewal, earlier than anybody saw it. The work of one
 that could not renew is cancelled at ``renew_deadline_s``, well before ``lease_duration_s``; a process that was stopped
 and woke up too late finds ``check`` refusing before every write.
 """
