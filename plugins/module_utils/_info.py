@@ -1,0 +1,70 @@
+# Copyright: the Clustermesh authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+"""How a mesh is, as rows for people and dashboards. Pure functions."""
+
+from __future__ import annotations
+
+
+def conditions(item):
+    """Type -> condition."""
+    return {c["type"]: c for c in (item.get("status") or {}).get("conditions") or ()}
+
+
+def is_true(item, kind):
+    """Whether a condition holds."""
+    return conditions(item).get(kind, {}).get("status") == "True"
+
+
+def peer_rows(configurations, remote_nodes):
+    """One row a RemoteClusterConfiguration."""
+    return [_peer_row(item, remote_nodes) for item in sorted(configurations, key=_name)]
+
+
+def _peer_row(item, remote_nodes):
+    wrong = [c for kind in ("Connected", "Synced") if (c := conditions(item).get(kind, {})).get("status") != "True"]
+    spec, status = item.get("spec") or {}, item.get("status") or {}
+    reason = ""
+    if wrong:
+        reason = wrong[0].get("message") or wrong[0].get("reason") or "the controller has not looked at it yet"
+    return {
+        "peer": _name(item),
+        "ready": not wrong,
+        "connected": is_true(item, "Connected"),
+        "synced": is_true(item, "Synced"),
+        "overlay": (spec.get("syncOptions") or {}).get("overlayRoutingMode") or "Disabled",
+        "nodes": sum(1 for node in remote_nodes if (node.get("spec") or {}).get("clusterName") == _name(item)),
+        "refused": (status.get("counts") or {}).get("refused") or 0,
+        "reason": reason,
+    }
+
+
+def node_rows(mesh_nodes, wanted):
+    """One row a node; ``wanted`` are the nodes that must have an agent."""
+    by_name = {_name(item): item for item in mesh_nodes}
+    return [_node_row(name, by_name.get(name)) for name in sorted({*by_name, *wanted})]
+
+
+def _node_row(name, item):
+    if item is None:
+        return {"node": name, "ready": False, "routes": 0, "device": "", "reason": "no agent has reported from this node"}
+    status = item.get("status") or {}
+    ready = conditions(item).get("Ready", {})
+    is_ready = ready.get("status") == "True"
+    return {
+        "node": name,
+        "ready": is_ready,
+        "routes": sum(peer.get("programmedRoutes") or 0 for peer in status.get("peers") or ()),
+        "device": ",".join(device["name"] for device in status.get("devices") or ()),
+        "reason": "" if is_ready else ready.get("message") or ready.get("reason") or "not reported yet",
+    }
+
+
+def is_complete(answer, peers):
+    """Whether everything is ready and every expected peer is there."""
+    rows = [*answer["peers"], *answer["nodes"]]
+    return all(row["ready"] for row in rows) and {row["peer"] for row in answer["peers"]} >= set(peers)
+
+
+def _name(item):
+    return item["metadata"]["name"]

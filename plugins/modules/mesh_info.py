@@ -1,0 +1,113 @@
+#!/usr/bin/python
+# Copyright: the Clustermesh authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: mesh_info
+short_description: Say how a cluster's mesh is, and wait until it is well
+version_added: 0.1.0
+author: The Clustermesh authors (@clustermesh)
+description:
+  - Reads the state of a cluster's peers and of the agents on its nodes.
+options:
+  wait:
+    description: Seconds to wait until every peer is connected and synced and every node is ready.
+    type: float
+    default: 0.0
+  expected_peers:
+    description: Peers that must be there.
+    type: list
+    elements: str
+    default: []
+  expected_nodes:
+    description: Nodes whose agents must have reported.
+    type: list
+    elements: str
+    default: []
+extends_documentation_fragment:
+  - clustermesh.core.cluster
+  - clustermesh.core.attributes.info
+"""
+
+EXAMPLES = r"""
+- name: Wait for the mesh of paris
+  clustermesh.core.mesh_info:
+    kubeconfig: paris.kubeconfig
+    wait: 60
+  register: paris
+"""
+
+RETURN = r"""
+ready:
+  description: Whether all is well.
+  type: bool
+  returned: success
+peers:
+  description: One row a peer.
+  type: list
+  elements: dict
+  returned: success
+  sample: [{peer: oslo, ready: true, connected: true, synced: true, overlay: Enabled, nodes: 2, refused: 0, reason: ""}]
+nodes:
+  description: One row a node.
+  type: list
+  elements: dict
+  returned: success
+  sample: [{node: n1, ready: true, routes: 2, device: clustermesh0, reason: ""}]
+"""
+
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.clustermesh.core.plugins.module_utils import _info
+from ansible_collections.clustermesh.core.plugins.module_utils._args import spec
+from ansible_collections.clustermesh.core.plugins.module_utils._client import ClusterError, client_of
+from ansible_collections.clustermesh.core.plugins.module_utils._objects import GROUP
+
+
+def look(client, params):
+    """The rows as they are now."""
+    configurations = client.items(f"/apis/{GROUP}/remoteclusterconfigurations")
+    remote_nodes = client.items(f"/apis/{GROUP}/remotenodes")
+    mesh_nodes = client.items(f"/apis/{GROUP}/meshnodes")
+    answer = {
+        "peers": _info.peer_rows(configurations, remote_nodes),
+        "nodes": _info.node_rows(mesh_nodes, params["expected_nodes"]),
+    }
+    return {**answer, "ready": _info.is_complete(answer, params["expected_peers"])}
+
+
+def run(module, client):
+    """Looks until all is well or time is up."""
+    deadline = time.monotonic() + module.params["wait"]
+    while True:
+        try:
+            answer = look(client, module.params)
+        except ClusterError:
+            if time.monotonic() > deadline:
+                raise
+            answer = {"ready": False}
+        if answer["ready"] or (time.monotonic() > deadline and "peers" in answer):
+            return answer
+        time.sleep(0.5)
+
+
+def main():
+    """Runs the module."""
+    arguments = spec(
+        wait={"type": "float", "default": 0.0},
+        expected_peers={"type": "list", "elements": "str", "default": []},
+        expected_nodes={"type": "list", "elements": "str", "default": []},
+    )
+    module = AnsibleModule(arguments, supports_check_mode=True)
+    try:
+        module.exit_json(changed=False, **run(module, client_of(module)))
+    except ClusterError as problem:
+        module.fail_json(msg=str(problem))
+
+
+if __name__ == "__main__":
+    main()
