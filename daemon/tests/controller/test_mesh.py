@@ -329,6 +329,26 @@ async def test_a_peer_that_is_ourselves_or_twice_the_same_is_refused(api, remote
         assert set(await remote_nodes(east)) == {"first.n1"}
 
 
+async def test_a_peer_that_only_stops_answering_is_noticed_within_30_s_and_keeps_its_state(api, fragile_api, east):
+    apply(fragile_api, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NS}})
+    add_node(fragile_api, "q1", "10.7.0.0/24", "192.168.7.1")
+    join(api, fragile_api, "quiet")
+    async with controller(api):
+
+        def connected(value: str):
+            async def check():
+                return (await conditions(east, "quiet")).get("Connected", ("",))[0] == value
+
+            return check
+
+        await eventually(connected("True"))
+        await asyncio.to_thread(fragile_api.pause, "apiserver")
+        await eventually(connected("False"), 30)
+        assert await remote_nodes(east) == {"quiet.q1": ("10.7.0.0/24",)}
+        await asyncio.to_thread(fragile_api.resume, "apiserver")
+        await eventually(connected("True"), 30)
+
+
 async def test_a_bad_selector_removes_the_endpoints_and_says_why_in_an_event(api, remote_api, east):
     apply(api, service("reviews", selector='app == "reviews"'))
     join(api, remote_api, "west")

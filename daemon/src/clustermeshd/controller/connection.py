@@ -13,6 +13,7 @@ from clustermeshd.controller.facts import ServiceFacts
 from clustermeshd.kube import objects, resources
 from clustermeshd.kube.access import Access
 from clustermeshd.kube.client import Client
+from clustermeshd.kube.errors import Unreachable
 from clustermeshd.kube.informer import Change, Informer
 from clustermeshd.model.errors import MeshError, Refused, Retriable
 
@@ -20,6 +21,8 @@ _LOG = logging.getLogger(__name__)
 
 _RETRY_S = 5.0
 _REFUSED_RETRY_S = 30.0
+_PROBE_PERIOD_S = 10.0  # a watch is silent when nothing happens; a stopped server is too
+_PROBE_TIMEOUT_S = 10.0
 
 
 class Connection:
@@ -75,6 +78,21 @@ class Connection:
             async with asyncio.TaskGroup() as group:
                 for informer in self.informers:
                     group.create_task(informer.run())
+                group.create_task(self._probe())
+
+    async def _probe(self) -> None:
+        """Asks now and then whether the server still answers, so that silence is noticed within 30 s."""
+        while True:
+            await asyncio.sleep(_PROBE_PERIOD_S)
+            try:
+                async with asyncio.timeout(_PROBE_TIMEOUT_S):
+                    self.server_version = await self._client.server_version()
+            except TimeoutError:
+                self.problem = Unreachable(f"{self._client.server}: no answer within {_PROBE_TIMEOUT_S:g} s")
+            except MeshError as error:
+                self.problem = error
+            else:
+                self.problem = None
 
     async def wait_synced(self) -> None:
         for informer in self.informers:
