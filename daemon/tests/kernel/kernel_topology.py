@@ -46,8 +46,9 @@ class Namespace:
         self.sysctl("net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0")  # no second of silence
 
     def close(self) -> None:
-        pids = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True, check=False).stdout
-        assert not pids.strip(), f"processes left in {self.name}: {pids}"
+        inode = Path(f"/run/netns/{self.name}").stat().st_ino
+        left = [process.name for process in Path("/proc").glob("[0-9]*") if _namespace_of(process) == inode]
+        assert not left, f"processes left in {self.name}: {left}"
         subprocess.run(["ip", "netns", "del", self.name], check=False)
 
     def ip(self, *arguments: str) -> str:
@@ -56,6 +57,9 @@ class Namespace:
     def ip_json(self, *arguments: str) -> list[dict]:
         return json.loads(self._run("ip", "-n", self.name, "-j", "-d", *arguments) or "[]")
 
+    def bridge_json(self, *arguments: str) -> list[dict]:
+        return json.loads(self._run("bridge", "-n", self.name, "-j", *arguments) or "[]")
+
     def batch(self, commands: str) -> None:
         """``ip`` commands, one a line, by one process."""
         for family in ("", "-6"):
@@ -63,6 +67,8 @@ class Namespace:
                 line.strip() for line in commands.strip().splitlines() if line.strip().startswith("-6") == bool(family)
             ]
             text = "\n".join(line.removeprefix("-6 ") for line in lines)
+            if not text.strip():
+                continue
             command = ["ip", "-n", self.name, *filter(None, [family]), "-batch", "-"]
             done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=20, check=False)
             assert not done.returncode, f"{text}: {done.stderr}"
@@ -127,6 +133,13 @@ class Namespace:
         return done.stdout
 
 
+def _namespace_of(process: Path) -> int:
+    try:
+        return (process / "ns/net").stat().st_ino
+    except OSError:  # it has ended
+        return 0
+
+
 class MeshNode:
     """A node under test: its namespace, its kernel, and its facts as this and the other cluster know them."""
 
@@ -157,7 +170,7 @@ class MeshNode:
         return RemoteNode(metadata=Metadata(name=f"{self.cluster}.{self.name}"), spec=spec)
 
     def observe(self) -> KernelState:
-        return self.kernel.observe()
+        return self.space.call(self.kernel.observe)  # sysctls are those of the calling thread's namespace
 
     def plan(self) -> tuple[Desired, KernelState]:
         actual = self.observe()

@@ -23,7 +23,7 @@ from clustermeshd.model.settings import Dataplane
 from clustermeshd.plan.diff import diff
 from clustermeshd.plan.overlay import Desired, desired
 from clustermeshd.plan.overlay_local import LocalNode, local_node
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 SETTINGS = Dataplane()
@@ -200,6 +200,14 @@ def test_a_lost_internal_ip_keeps_the_device_where_it_stands() -> None:
     assert not diff(after.marked, before.marked)
 
 
+def test_settings_that_stop_packets_are_told_and_not_changed() -> None:
+    links = AROUND.links | {"eth0": Link(2, "eth0", 1300, "", True)}
+    around = dataclasses.replace(AROUND, links=links, forwarding={4: False, 6: True})
+    both = remote(addresses=("10.0.1.1", "fd00:1::1"), pod_cidrs=("10.2.0.0/24", "fd02::/64"))
+    found = reasons(plan(both, state=KernelState(Marked(), around)))
+    assert found == [("ForwardingOff", "net.ipv4.ip_forward"), ("MTUTooSmall", "clustermesh0v6")]
+
+
 def test_local_node_prefers_the_tunnel_address_of_calico() -> None:
     node = Node(
         metadata=Metadata(name="n", annotations={"projectcalico.org/IPv4VXLANTunnelAddr": "10.1.7.7"}),
@@ -278,6 +286,7 @@ def worlds(draw: st.DrawFn) -> list[RemoteNode]:
     return list(nodes.values())
 
 
+@settings(max_examples=60)
 @given(worlds(), st.randoms(use_true_random=False))
 def test_order_and_duplicates_do_not_matter(world: list[RemoteNode], rng: random.Random) -> None:
     shuffled = world * 2
@@ -285,6 +294,7 @@ def test_order_and_duplicates_do_not_matter(world: list[RemoteNode], rng: random
     assert plan(*shuffled).marked == plan(*world).marked
 
 
+@settings(max_examples=60)
 @given(worlds(), worlds())
 def test_applying_a_difference_gives_the_desired_state(before: list[RemoteNode], after: list[RemoteNode]) -> None:
     first = model_apply(Marked(), diff(plan(*before).marked, Marked()))
@@ -295,7 +305,8 @@ def test_applying_a_difference_gives_the_desired_state(before: list[RemoteNode],
     assert not diff(wanted, second)
 
 
-@given(st.lists(worlds(), min_size=1, max_size=4))
+@settings(max_examples=40)
+@given(st.lists(worlds(), min_size=1, max_size=3))
 def test_history_leaves_no_trace(history: list[list[RemoteNode]]) -> None:
     held = Marked()
     for world in history:
@@ -303,6 +314,7 @@ def test_history_leaves_no_trace(history: list[list[RemoteNode]]) -> None:
     assert held == plan(*history[-1]).marked
 
 
+@settings(max_examples=60)
 @given(worlds())
 def test_every_object_leans_on_one_that_is_there(world: list[RemoteNode]) -> None:
     marked = plan(*world).marked
@@ -315,6 +327,7 @@ def test_every_object_leans_on_one_that_is_there(world: list[RemoteNode]) -> Non
     assert len(neighbours) == len(marked.nexthops) == len(marked.fdb)
 
 
+@settings(max_examples=60)
 @given(worlds())
 def test_nothing_local_is_ever_routed_away(world: list[RemoteNode]) -> None:
     for route in plan(*world).marked.routes.values():

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Final
 
-from clustermeshd.kernel import addresses, links, messages, nftables, rules
+from clustermeshd.kernel import addresses, links, messages, nftables, rules, sysctls
 from clustermeshd.kernel.libnftables import Nft, NftError
 from clustermeshd.kernel.messages import RouteMark
 from clustermeshd.kernel.netlink import Netlink, NetlinkError, Request
@@ -83,7 +83,9 @@ class Kernel:
             nft=nftables.observe_table(self._nft, settings),
         )
         foreign_devices = frozenset(names & all_links.keys() - devices.keys())
-        around = Surroundings(all_links, everything, foreign_devices, foreign_routes, foreign_nexthops)
+        around = Surroundings(
+            all_links, everything, foreign_devices, foreign_routes, foreign_nexthops, sysctls.read_forwarding()
+        )
         return KernelState(marked, around)
 
     def _is_ours(self, device: Device) -> bool:

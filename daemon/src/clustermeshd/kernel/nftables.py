@@ -66,6 +66,11 @@ def pods_set(side: str, family: int) -> str:
     return f"{side}_pods{family}"
 
 
+def nodes_set(family: int) -> str:
+    """Name of the set of remote nodes' underlay addresses."""
+    return f"nodes{family}"
+
+
 def peers_set(outer: int, inner: int) -> str:
     """Name of the set of bindings of an outer to an inner family."""
     return f"peers{outer}{inner}"
@@ -145,6 +150,8 @@ def _sets() -> dict[str, tuple[str, str]]:
         for side in ("local", "remote"):
             body = f"type {_ADDRESS[family]}; flags interval;"
             sets[pods_set(side, family)] = (body, _set_mark([_ADDRESS[family]], ["interval"]))
+        body = f"type {_ADDRESS[family]}; flags interval;"
+        sets[nodes_set(family)] = (body, _set_mark([_ADDRESS[family]], ["interval"]))
         for inner in (4, 6):
             body = f"typeof {_IP[family]} saddr . {_INNER_SOURCE[inner]}; flags interval;"
             sets[peers_set(family, inner)] = (body, _set_mark([_ADDRESS[family], "integer"], ["interval"]))
@@ -163,7 +170,7 @@ def _rules(tunnels: Iterable[Tunnel], port: int) -> list[tuple[str, str]]:
         ip = _IP[family]
         local, remote = f"@{pods_set('local', family)}", f"@{pods_set('remote', family)}"
         exempt.append(f"{ip} saddr {local} {ip} daddr {remote} snat {ip} to {ip} saddr")
-        guard.append(f"{ip} saddr {local} udp dport {port} fib daddr type != local counter drop")
+        guard.append(f"udp dport {port} {ip} saddr {local} {ip} daddr @{nodes_set(family)} counter drop")
     for tunnel in tunnels:
         ip, local = _IP[tunnel.family], f"@{pods_set('local', tunnel.family)}"
         device = f'"{tunnel.device}"'

@@ -230,6 +230,7 @@ class Surroundings:
     foreign_devices: frozenset[str] = frozenset()  # carry one of our names and are no VXLAN device
     foreign_routes: frozenset[object] = frozenset()  # keys of routes in our table with another protocol
     foreign_nexthops: frozenset[int] = frozenset()
+    forwarding: Mapping[int, bool] = field(default_factory=dict)  # by family; absent where unknown
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,10 @@ from clustermeshd.kernel.state import (
     Packed,
     Route,
     Rule,
+    address_text,
     keyed,
 )
+from clustermeshd.kernel.sysctls import FORWARDING
 from clustermeshd.kube.objects import RemoteNode
 from clustermeshd.model.addresses import Address, Network, vtep_mac
 from clustermeshd.model.settings import VXLAN_OVERHEAD_V4, VXLAN_OVERHEAD_V6, Dataplane
@@ -36,6 +38,7 @@ from clustermeshd.plan.overlay_local import LocalNode, Underlay, of_family
 
 _OVERHEAD = {4: VXLAN_OVERHEAD_V4, 6: VXLAN_OVERHEAD_V6}
 _FAMILIES = (4, 6)
+_LEAST_IPV6_MTU = 1280
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,7 @@ class _Planner:
             return
         source = self._tunnel_source(family)
         device = self._device(family, underlay)
+        self._check(family, device)
         self._devices.append(device)
         self._rules.append(Rule(family, self._settings.rule_priority, self._settings.table))
         self._tunnels.append(nftables.Tunnel(family, name, device.vni, device.mtu, source))
@@ -174,6 +178,17 @@ class _Planner:
             mac=_packed_mac(vtep_mac(self._local.cluster_id, self._local.name)),
             mtu=underlay.mtu - _OVERHEAD[underlay.family],
         )
+
+    def _check(self, family: int, device: Device) -> None:
+        """What keeps packets from flowing and is not ours to change."""
+        setting = FORWARDING[family]
+        if self._actual.around.forwarding.get(family) is False:
+            self._problem("ForwardingOff", setting, f"is 0: this node does not forward IPv{family}; set it to 1")
+        if family == 6 and device.mtu < _LEAST_IPV6_MTU:
+            message = (
+                f"MTU {device.mtu} is below {_LEAST_IPV6_MTU}, the least that IPv6 takes; raise that of {device.lower}"
+            )
+            self._problem("MTUTooSmall", device.name, message)
 
     def _tunnel_source(self, family: int) -> Packed | None:
         """The tunnel address, put on ``lo`` unless some device of the node holds it already."""
@@ -254,6 +269,7 @@ class _Planner:
                 kept = outermost(network for network in networks if network.version == family)
                 elements[nftables.pods_set(side, family)] = [nftables.prefix_element(network) for network in kept]
         for (outer_family, inner_family), bindings in self._bindings.items():
+            elements.setdefault(nftables.nodes_set(outer_family), []).extend(map(address_text, bindings))
             elements[nftables.peers_set(outer_family, inner_family)] = [
                 nftables.binding_element(outer, network)
                 for outer, networks in bindings.items()
