@@ -55,7 +55,7 @@ complete -o default -F _lab lab"""
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; its exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_args(_guarded(sys.argv[1:] if argv is None else argv))
     progress.report_to(None if getattr(arguments, "quiet", False) else progress.to_stderr)
     try:
         return int(arguments.act(arguments) or 0)
@@ -145,6 +145,16 @@ def _ssh(arguments: argparse.Namespace) -> None:
     command = _after_dashes(arguments.rest)
     line = command[0] if len(command) == 1 else shlex.join(command)  # one word may be a whole script, as with ssh
     _become(machine.ssh_command([line] if line else ()))
+
+
+def _guarded(argv: list[str]) -> list[str]:
+    """The command line with kubectl's own options kept from our parser: what follows `-c CLUSTER` is kubectl's."""
+    if "kubectl" in argv:
+        start = argv.index("kubectl") + 1
+        end = start + (2 if argv[start : start + 1] in (["-c"], ["--cluster"]) else 1)
+        if len(argv) > end and argv[start].startswith(("-c", "--cluster")) and argv[end] != "--":
+            return [*argv[:end], "--", *argv[end:]]
+    return argv
 
 
 def _after_dashes(rest: list[str]) -> list[str]:
