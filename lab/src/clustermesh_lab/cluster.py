@@ -323,6 +323,7 @@ class LabCluster:
     def _not_ready(self) -> str:
         try:
             present = {n["metadata"]["name"]: n for n in self.api.get("/api/v1/nodes")["items"]}
+            self.api.get("/api/v1/namespaces/default/serviceaccounts/default")  # without it no pod can be created
         except (ApiError, *UNREACHABLE) as error:
             return str(error)
         for name in self.spec.nodes:

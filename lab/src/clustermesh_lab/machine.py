@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 SSH_PORT = 22
 NSPAWN = Path("/run/systemd/nspawn")  # where systemd-nspawn notes what runs; it forgets nothing that is killed
 BOOT_S = 60
+_KNOWN_HOSTS_LOCK = threading.Lock()
 SSHD_CONFIG = """PermitRootLogin prohibit-password
 PasswordAuthentication no
 UseDNS no
@@ -59,9 +61,10 @@ class SshKeys:
 
     def know(self, addresses: Sequence[str], host_key: str) -> None:
         """Record a machine's host key under its addresses."""
-        kept = [line for line in self.known_hosts.read_text().splitlines() if line.split()[0] not in addresses]
-        added = [f"{a} {host_key.strip()}" for a in addresses]
-        private_file(self.known_hosts, "\n".join([*kept, *added]) + "\n")
+        with _KNOWN_HOSTS_LOCK:  # clusters start side by side
+            kept = [line for line in self.known_hosts.read_text().splitlines() if line.split()[0] not in addresses]
+            added = [f"{a} {host_key.strip()}" for a in addresses]
+            private_file(self.known_hosts, "\n".join([*kept, *added]) + "\n")
 
     def options(self) -> list[str]:
         """Options of ssh: this key and these hosts, nothing of the user's own."""
