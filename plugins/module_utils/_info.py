@@ -68,3 +68,23 @@ def is_complete(answer, peers):
 
 def _name(item):
     return item["metadata"]["name"]
+
+
+def table(answer, only_wrong=False):
+    """Lines for people, columns aligned: a line a peer, then a line a node."""
+    columns = {"peers": ("peer", "connected", "synced", "overlay", "nodes", "refused"), "nodes": ("node", "ready", "routes", "device")}
+    lines = []
+    for kind, names in columns.items():
+        rows = [row for row in answer.get(kind) or () if not (only_wrong and row["ready"])]
+        if rows:
+            lines += _aligned([[*names, "reason"], *([_cell(row[n]) for n in (*names, "reason")] for row in rows)])
+    return lines
+
+
+def _cell(value):
+    return {True: "yes", False: "no", "": "-"}.get(value, str(value)) if isinstance(value, (bool, str)) else str(value)
+
+
+def _aligned(rows):
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]

@@ -3,7 +3,7 @@
 
 """What must hold before clusters are meshed. Pure functions over the facts of clusters.
 
-A finding is {id, cluster, status, message, hint}; status is error or warning.
+A finding is {id, cluster, status, message, hint, text}; status is error or warning, text is the line for people.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ MINIMUM = (1, 27)
 
 def finding(check, cluster, message, hint, status="error"):
     """One finding."""
-    return {"id": check, "cluster": cluster, "status": status, "message": message, "hint": hint}
+    text = f"{check}: {message}; {hint}"
+    return {"id": check, "cluster": cluster, "status": status, "message": message, "hint": hint, "text": text}
 
 
 def facts_of(name, version, system_namespace, nodes, services, pod_cidrs=()):

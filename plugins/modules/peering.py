@@ -86,10 +86,15 @@ conflicts:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.clustermesh.core.plugins.module_utils import _peering
+from ansible_collections.clustermesh.core.plugins.module_utils._access import namespace
 from ansible_collections.clustermesh.core.plugins.module_utils._args import spec
 from ansible_collections.clustermesh.core.plugins.module_utils._client import ClusterError, client_of
 from ansible_collections.clustermesh.core.plugins.module_utils._objects import GROUP, NAMESPACE, name_of
-from ansible_collections.clustermesh.core.plugins.module_utils._reconcile import carry_out, result
+from ansible_collections.clustermesh.core.plugins.module_utils._reconcile import (
+    carry_out,
+    plan_present,
+    result,
+)
 
 
 def by_name(items, version, kind):
@@ -106,6 +111,8 @@ def run(module, client):
     steps, peers, conflicts = _peering.plan(
         params["peers"], secrets, stored, readers, adopt=params["adopt"], prune=params["prune"]
     )
+    if params["peers"]:
+        steps = [plan_present(namespace(), client.read(namespace())), *steps]
     if conflicts:
         names = sorted(map(name_of, conflicts))
         module.fail_json(

@@ -1,0 +1,62 @@
+"""Runs one module of the collection as ansible does, and reads the audit log of what it did."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+READS = ("get", "list", "watch")
+
+
+def ansible_tree(directory: Path) -> Path:
+    """A collections path in which this checkout is clustermesh.core."""
+    place = directory / "ansible_collections" / "clustermesh"
+    place.mkdir(parents=True)
+    (place / "core").symlink_to(ROOT)
+    return directory
+
+
+class Runner:
+    """Ad-hoc runs of modules against control planes."""
+
+    def __init__(self, directory: Path) -> None:
+        self._env = {
+            **os.environ,
+            "ANSIBLE_COLLECTIONS_PATH": str(ansible_tree(directory)),
+            "ANSIBLE_LOCALHOST_WARNING": "False",
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
+        }
+
+    def output(self, module: str, options: dict, *flags: str) -> str:
+        """What ansible prints."""
+        python = {"ansible_python_interpreter": sys.executable}
+        argv = [str(Path(sys.executable).parent / "ansible"), "localhost", "-c", "local", "-e", json.dumps(python)]
+        argv += ["-m", f"clustermesh.core.{module}", "-a", json.dumps(options), *flags]
+        ran = subprocess.run(argv, env=self._env, capture_output=True, text=True, check=False)
+        return ran.stdout + ran.stderr
+
+    def run(self, module: str, options: dict, *flags: str) -> dict:
+        """The module's answer."""
+        text = self.output(module, options, *flags)
+        head = text.index("localhost | ")
+        answer = json.JSONDecoder().raw_decode(text[text.index("{", head) :])[0]
+        if "FAILED" in text[head:].splitlines()[0]:
+            answer["failed"] = True
+        return answer
+
+
+def audit(plane) -> list[dict]:
+    """Audited requests of the admin, which the modules are run as."""
+    lines = plane.audit_log.read_text().splitlines()
+    events = (json.loads(line) for line in lines)
+    return [e for e in events if e["user"]["username"] == "admin" and e["stage"] == "ResponseComplete"]
+
+
+def writes(plane, since: int = 0) -> list[str]:
+    """Write requests among them, from the given one on."""
+    return [f"{e['verb']} {e['requestURI']}" for e in audit(plane)[since:] if e["verb"] not in READS]

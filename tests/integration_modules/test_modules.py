@@ -1,0 +1,109 @@
+"""The modules against real API servers: what they promise about writing, predicting and keeping secrets."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+
+import pytest
+
+from tests.integration_modules.runner import audit, writes
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
+
+
+def auth(plane) -> dict:
+    return {"kubeconfig": str(plane.kubeconfig)}
+
+
+def actions(answer: dict) -> dict[str, str]:
+    return {f"{o['kind']}/{o['name']}": o["action"] for o in answer["objects"]}
+
+
+def run_thrice(ansible, plane, module: str, options: dict) -> dict:
+    """Check run, run, run: the first writes nothing and predicts the second, the third neither changes nor writes."""
+    start = len(audit(plane))
+    predicted = ansible.run(module, options, "--check", "--diff")
+    assert writes(plane, start) == []
+    real = ansible.run(module, options)
+    assert predicted["changed"]
+    assert real["changed"]
+    assert actions(predicted) == actions(real)
+    start = len(audit(plane))
+    again = ansible.run(module, options)
+    assert not again["changed"], again
+    assert set(actions(again).values()) == {"keep"}
+    assert writes(plane, start) == []
+    return again
+
+
+def test_manifests_write_once(ansible, paris, oslo, crds):
+    for plane in (paris, oslo):
+        run_thrice(ansible, plane, "manifests", {**auth(plane), "files": crds})
+
+
+def test_access_then_peering_write_once(ansible, paris, oslo):
+    access = run_thrice(ansible, oslo, "remote_access", auth(oslo))
+    assert oslo.url in access["kubeconfig"]
+    peers = [{"name": "oslo", "kubeconfig": access["kubeconfig"], "admit": {"podCIDRs": ["10.2.0.0/16"]}}]
+    run_thrice(ansible, paris, "peering", {**auth(paris), "peers": peers})
+
+
+def test_a_check_run_on_a_virgin_cluster_gives_a_kubeconfig_for_later_tasks(ansible, paris):
+    answer = ansible.run("daemon_access", auth(paris), "--check")
+    assert answer["changed"]
+    assert "not-known-in-check-mode" in answer["agent_kubeconfig"]
+
+
+def test_daemon_access_writes_once(ansible, paris):
+    answer = run_thrice(ansible, paris, "daemon_access", auth(paris))
+    assert answer["controller_kubeconfig"] != answer["agent_kubeconfig"]
+
+
+def test_peering_prints_no_token(ansible, paris, oslo):
+    access = ansible.run("remote_access", auth(oslo))["kubeconfig"]
+    token = json.loads(re.search(r"token: (.*)", access).group(1))
+    changed = access.replace("current-context: clustermesh", "current-context: clustermesh ")
+    peers = [{"name": "oslo", "kubeconfig": changed}, {"name": "rome", "kubeconfig": access}]
+    text = ansible.output("peering", {**auth(paris), "peers": peers}, "-vvv", "--diff")
+    assert "sha256:" in text
+    assert "CHANGED" in text
+    for secret in (token, base64.b64encode(access.encode()).decode(), base64.b64encode(changed.encode()).decode()):
+        assert secret not in text
+
+
+def test_peering_prunes_its_own_and_keeps_peers_outside_of_the_run(ansible, paris):
+    foreign = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "theirs", "namespace": "clustermesh-system"}}
+    answer = ansible.run("peering", {**auth(paris), "peers": [{"name": "oslo"}]})
+    assert {"name": "oslo", "action": "kept"} in answer["peers"]
+    assert {"name": "rome", "action": "pruned"} in answer["peers"]
+    assert actions(answer)["Secret/mesh-access-rome"] == "delete"
+    assert actions(answer)["Role/remote-cluster-secret-access"] == "update"
+    assert foreign["metadata"]["name"] not in str(answer)
+
+
+def test_preflight_finds_overlap_and_twins(ansible, paris, oslo):
+    first = ansible.run("preflight_info", {**auth(paris), "name": "paris", "pod_cidrs": ["10.1.0.0/16"]})
+    assert [f["id"] for f in first["findings"]] == []
+    others = [first["facts"]]
+    same = ansible.run("preflight_info", {**auth(paris), "name": "copy", "others": others})
+    assert "cluster-id" in [f["id"] for f in same["findings"]]
+    both = ansible.run(
+        "preflight_info", {**auth(oslo), "name": "oslo", "pod_cidrs": ["10.1.128.0/24"], "others": others}
+    )
+    assert [f["id"] for f in both["findings"]] == ["cidr-overlap"]
+    assert both["findings"][0]["hint"]
+
+
+def test_an_unreachable_cluster_is_a_finding(ansible):
+    options = {"host": "https://127.0.0.1:1", "api_key": "nothing", "name": "gone"}
+    (finding,) = ansible.run("preflight_info", options)["findings"]
+    assert finding["id"] == "reachable"
+
+
+def test_access_is_taken_away(ansible, oslo):
+    answer = ansible.run("remote_access", {**auth(oslo), "state": "absent"})
+    assert set(actions(answer).values()) == {"delete"}
+    again = ansible.run("remote_access", {**auth(oslo), "state": "absent"})
+    assert not again["changed"]
