@@ -17,7 +17,7 @@ def conflist(pod_cidrs: Sequence[str], mtu: int) -> dict[str, Any] | None:
     plugin = {
         "type": "bridge",
         "bridge": "cni0",
-        "isDefaultGateway": True,
+        "isGateway": True,
         "hairpinMode": True,
         "ipMasq": False,
         "mtu": mtu,
