@@ -31,3 +31,24 @@ def peers_of(pairs, cluster):
     """Names of a cluster's peers."""
     others = (pair["b"] if pair["a"] == cluster else pair["a"] for pair in pairs if cluster in (pair["a"], pair["b"]))
     return sorted(others)
+
+
+def peer_specs(names, hosts, overlay="Enabled"):
+    """Options of module peering for peers: credentials from this run where it has them, admission from the inventory."""
+    return [_peer_spec(name, hosts[name], overlay) for name in names]
+
+
+def _peer_spec(name, host, overlay):
+    spec = {"name": name, "overlay": overlay}
+    kubeconfig = (host.get("mesh_access_result") or {}).get("kubeconfig")
+    if kubeconfig:
+        spec["kubeconfig"] = kubeconfig
+    if host.get("mesh_admit"):
+        spec["admit"] = host["mesh_admit"]
+    return spec
+
+
+def node_names(inventory_names, hosts, cluster):
+    """Names of a cluster's Nodes that the inventory lists."""
+    ours = ((name, hosts[name]) for name in inventory_names)
+    return sorted(host.get("mesh_node_name") or name for name, host in ours if host.get("mesh_cluster") == cluster)
