@@ -95,7 +95,7 @@ class Agent:
     def log(self) -> str:
         return self._log.read_text()
 
-    def until_notified(self, word: str, timeout_s: float = 15) -> None:
+    def until_notified(self, word: str, timeout_s: float = 60) -> None:
         until(
             lambda: any(word in line for line in self.notified),
             timeout_s,
@@ -113,7 +113,7 @@ class Agent:
         self.process.send_signal(number)
         return self.wait()
 
-    def wait(self, timeout_s: float = 20) -> int:
+    def wait(self, timeout_s: float = 60) -> int:
         self.output, _ = self.process.communicate(timeout=timeout_s)
         return self.process.returncode
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import time
 
 from agent_process import until
-from conftest import Site
+from agent_site import Site
 from kernel_traffic import Echo, ask
 
 
@@ -121,7 +122,7 @@ def test_agent_without_its_api_server_touches_nothing_and_catches_up(site: Site)
     assert site.nodes.a.space.dump() == found
     assert agent.http("/readyz")[0] == 503
     site.relay.join()
-    agent.until_notified("READY=1", 30)
+    agent.until_notified("READY=1")
     assert site.routes() == 2
 
 
@@ -154,6 +155,20 @@ def test_once_dry_run_and_uninstall(site: Site) -> None:
     assert again.output == "nothing to change\n"
     removal = site.start("--uninstall")
     assert removal.wait() == 0, removal.log
+    assert site.nodes.a.space.dump() == virgin
+
+
+def test_net_admin_is_the_only_capability_it_needs_and_the_one_it_asks_for(site: Site) -> None:
+    virgin = site.nodes.a.space.dump()
+    site.nodes.a.remotes = [site.nodes.b.as_remote()]
+    site.nodes.a.reconcile()
+    command = [sys.executable, "-m", "clustermeshd.cli.daemon", "agent", "--uninstall"]
+    limit = "setpriv --inh-caps=-all{0} --bounding-set=-all{0}"
+    done = site.nodes.a.space.try_run(*limit.format("").split(), *command)
+    assert done.returncode == 1
+    assert "CAP_NET_ADMIN is missing" in done.stderr
+    done = site.nodes.a.space.try_run(*limit.format(",+net_admin").split(), *command)
+    assert done.returncode == 0, done.stderr
     assert site.nodes.a.space.dump() == virgin
 
 

@@ -70,11 +70,15 @@ class Namespace:
             if not text.strip():
                 continue
             command = ["ip", "-n", self.name, *filter(None, [family]), "-batch", "-"]
-            done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=20, check=False)
+            done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
             assert not done.returncode, f"{text}: {done.stderr}"
 
     def run(self, *arguments: str, check: bool = True) -> str:
         return self._run("ip", "netns", "exec", self.name, *arguments, check=check)
+
+    def try_run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["ip", "netns", "exec", self.name, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
     def sysctl(self, *settings: str) -> None:
         self.run("sysctl", "-qw", *settings)
@@ -127,7 +131,7 @@ class Namespace:
 
     @staticmethod
     def _run(*arguments: str, check: bool = True) -> str:
-        done = subprocess.run(arguments, capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
         if check and done.returncode:
             raise AssertionError(f"{' '.join(arguments)}: {done.stderr}")
         return done.stdout

@@ -156,6 +156,15 @@ def test_overrun_socket_says_replies_lost_and_works_again(node: Namespace) -> No
     netlink.close()
 
 
+def test_a_batch_of_failures_fits_the_receive_buffer_an_unprivileged_socket_has(node: Namespace) -> None:
+    netlink = node.call(Netlink)
+    netlink.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 212992 // 2)  # the kernel doubles it
+    mark = RouteMark(4097, 77)
+    bad = [(messages.put_route(Route(bytes((30, n >> 8, n & 255, 0)), 24, 99, None, 0), mark), n) for n in range(5000)]
+    assert [rejected.subject for rejected in netlink.batch(bad)] == list(range(5000))
+    netlink.close()
+
+
 def test_dump_of_nothing_is_empty_and_a_wrong_request_is_an_error(node: Namespace) -> None:
     netlink = node.call(Netlink)
     assert netlink.dump(messages.RTM_GETNEXTHOP, messages.DUMP_NEXTHOPS) == []
@@ -211,6 +220,7 @@ def monitor(mesh: Topology) -> Iterator[Monitor]:
         "ip rule del pref 98",
         "ip -6 rule del pref 98",
         "ip nexthop flush",
+        "ip nexthop add id 2000000000 via 10.92.1.0 dev clustermesh0 onlink proto 77",
         "ip link set clustermesh0 down",
         "ip link set eth0 mtu 1400",
         "ip addr add 10.90.1.9/24 dev eth0",

@@ -22,6 +22,8 @@ route add 10.61.0.0/16 via 10.90.1.1 table 300
 rule add pref 97 lookup 300
 -6 rule add pref 99 from fd00::/8 lookup 300
 nexthop add id 7 via 10.90.1.1 dev eth0
+nexthop add id 8 via 10.90.1.1 dev eth0 proto 77
+rule add pref 96 lookup 301 proto 77
 route add 10.62.0.0/16 nhid 7
 neigh add 10.90.1.99 lladdr 02:00:00:00:00:99 dev eth0 nud permanent
 """
@@ -162,8 +164,9 @@ def test_other_vni_rebuilds_the_device_and_all_behind_it(mesh: Topology) -> None
 # ---- strangers with our names and numbers
 
 
-def test_foreign_device_with_our_name_is_refused_and_kept(nodes: Topology) -> None:
-    nodes.a.space.ip("link", "add", "clustermesh0", "type", "bridge")
+@pytest.mark.parametrize("kind", ["bridge", "vxlan id 9 dstport 4790 local 10.90.1.2 dev eth0"])
+def test_foreign_device_with_our_name_is_refused_and_kept(nodes: Topology, kind: str) -> None:
+    nodes.a.space.ip("link", "add", "clustermesh0", "type", *kind.split())
     before = nodes.a.space.ip("-d", "link", "show", "clustermesh0")
     wanted, _ = nodes.a.plan()
     assert ("ForeignDevice", "clustermesh0") in [(problem.reason, problem.object) for problem in wanted.problems]
