@@ -73,6 +73,8 @@ DAMAGE = {
     "route of IPv6 gone": "ip -6 route del fd92:1::/64 table 4097",
     "route without source": "ip route replace 10.92.1.0/24 table 4097 via 10.92.1.0 dev clustermesh0 onlink proto 77",
     "surplus route": "ip route add 10.70.0.0/16 table 4097 dev clustermesh0 proto 77",
+    "surplus route by metric": "ip route add 10.92.1.0/24 table 4097 metric 5 dev clustermesh0 proto 77",
+    "surplus route of IPv6 by metric": "ip -6 route add fd92:1::/64 table 4097 metric 5 dev clustermesh0v6 proto 77",
     "forwarding entry gone": "bridge fdb del MAC dev clustermesh0 dst 10.90.2.2 self",
     "forwarding entry elsewhere": "bridge fdb replace MAC dev clustermesh0 dst 10.90.2.9 self permanent",
     "neighbour gone": "ip neigh del 10.92.1.0 dev clustermesh0",

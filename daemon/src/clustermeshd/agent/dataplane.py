@@ -32,6 +32,7 @@ from clustermeshd.plan.overlay_local import LocalNode
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 _SETTLE_S = 0.005  # events come in bursts: wait this long for the rest of one
+_LONGEST_REST_S = 0.5  # rest as long as a round took, at most: a fight over an object costs half a core
 _PASSES = 3  # a device made anew changes what the kernel holds; look again until nothing differs
 _LINES = 20  # changes of one reconcile that are logged one by one
 _LONGEST_RETRY_S = 60.0
@@ -91,6 +92,7 @@ class Reconciler:
         self._wake = asyncio.Event()
         self._version: int | None = None
         self._retries = 0
+        self._last_round_s = 0.0
         self._last_failures: frozenset[Failure] = frozenset()
         self._last_problems: frozenset[Problem] = frozenset()
         self._monitor: Monitor | None = None
@@ -108,7 +110,9 @@ class Reconciler:
             loop.add_reader(listener.socket.fileno(), self._on_kernel_event)
         try:
             while True:
+                started = time.monotonic()
                 delay_s = await self._round()
+                self._last_round_s = time.monotonic() - started
                 await self._sleep(delay_s)
         finally:
             for listener in monitor.sockets:
@@ -150,7 +154,8 @@ class Reconciler:
 
     async def _sleep(self, delay_s: float) -> None:
         """Until something wakes us or the time has come; beats meanwhile."""
-        deadline = time.monotonic() + delay_s
+        started = time.monotonic()
+        deadline = started + delay_s
         while (left := deadline - time.monotonic()) > 0 and not self._wake.is_set():
             self._on_beat()
             try:
@@ -159,7 +164,8 @@ class Reconciler:
                 continue
         self._on_beat()
         if self._wake.is_set():
-            await asyncio.sleep(_SETTLE_S)
+            rest_s = self._last_round_s - (time.monotonic() - started)
+            await asyncio.sleep(max(_SETTLE_S, min(rest_s, _LONGEST_REST_S)))
 
     async def _converge(self, inputs: Inputs, *, is_repair: bool) -> Outcome:
         """Write until nothing differs, or until writing fails."""

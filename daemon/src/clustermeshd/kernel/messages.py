@@ -26,7 +26,8 @@ _RTMSG: Final = struct.Struct("=8BI")  # family, dst length, src length, tos, ta
 _NDMSG: Final = struct.Struct("=BBHiHBB")  # family, padding, padding, device index, state, flags, type
 _NHMSG: Final = struct.Struct("=4BI")  # family, scope, protocol, reserved, flags
 
-_RTA_DST, _RTA_PREFSRC, _RTA_METRICS, _RTA_TABLE, _RTA_NH_ID, _RTAX_MTU = 1, 7, 8, 15, 30, 2
+_RTA_DST, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_METRICS, _RTA_TABLE, _RTA_NH_ID, _RTAX_MTU = 1, 6, 7, 8, 15, 30, 2
+_DEFAULT_METRIC: Final[dict[int, int]] = {socket.AF_INET: 0, socket.AF_INET6: 1024}
 _NDA_DST, _NDA_LLADDR, _NDA_IFINDEX, _NDA_PROTOCOL = 1, 2, 8, 12
 _NHA_ID, _NHA_OIF, _NHA_GATEWAY = 1, 5, 6
 NUD_PERMANENT, _NTF_SELF = 0x80, 0x02
@@ -145,8 +146,13 @@ def put_route(route: Route, mark: RouteMark) -> Request:
 
 
 def delete_route(route: Route, mark: RouteMark) -> Request:
-    """By prefix, table and protocol, whatever its scope: never a route that somebody else put there."""
-    body = attribute(_RTA_TABLE, _U32.pack(mark.table)) + attribute(_RTA_DST, route.prefix)
+    """By prefix, metric, table and protocol, whatever its scope: never a route that somebody else put there."""
+    metric = _DEFAULT_METRIC[address_family(route.prefix)] if route.metric < 0 else route.metric
+    body = (
+        attribute(_RTA_TABLE, _U32.pack(mark.table))
+        + attribute(_RTA_DST, route.prefix)
+        + attribute(_RTA_PRIORITY, _U32.pack(metric))
+    )
     return Request(RTM_DELROUTE, 0, _route_header(route, mark, 0, _RT_SCOPE_NOWHERE) + body)
 
 
@@ -164,12 +170,14 @@ def parse_route(payload: bytes, table: int) -> tuple[int, Route] | None:
     nexthop = found.get(_RTA_NH_ID)
     metrics = found.get(_RTA_METRICS)
     mtu = attributes(metrics).get(_RTAX_MTU) if metrics else None
+    metric = _U32.unpack(found[_RTA_PRIORITY])[0] if _RTA_PRIORITY in found else 0
     return protocol, Route(
         prefix=found.get(_RTA_DST, b"\0" * (4 if family == socket.AF_INET else 16)),
         length=length,
         nexthop=_U32.unpack(nexthop)[0] if nexthop else 0,
         source=found.get(_RTA_PREFSRC),
         mtu=_U32.unpack(mtu)[0] if mtu else 0,
+        metric=-1 if metric == _DEFAULT_METRIC[family] else metric,
     )
 
 

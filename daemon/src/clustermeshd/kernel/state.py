@@ -131,17 +131,21 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A remote prefix by nexthop id. ``source`` is the tunnel address, ``mtu`` 0 where none is set."""
+    """A remote prefix by nexthop id. ``source`` is the tunnel address, ``mtu`` 0 where none is set.
+
+    Ours have the default metric; another metric makes another route, which is somebody's mistake and goes.
+    """
 
     prefix: Packed
     length: int
     nexthop: int
     source: Packed | None
     mtu: int
+    metric: int = -1  # -1: the family's default
 
     @property
-    def key(self) -> tuple[Packed, int]:
-        return self.prefix, self.length
+    def key(self) -> tuple[Packed, int, int]:
+        return self.prefix, self.length, self.metric
 
     def __str__(self) -> str:
         source = f" src {address_text(self.source)}" if self.source else ""
