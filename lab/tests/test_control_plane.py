@@ -21,6 +21,13 @@ def kubectl(config: Path, *arguments: str, stdin: str | None = None) -> subproce
     return subprocess.run(line, capture_output=True, text=True, input=stdin, check=False)
 
 
+def until(claim, timeout_s=10):
+    deadline = time.monotonic() + timeout_s
+    while not claim():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.05)
+
+
 @pytest.fixture(scope="module")
 def api():
     with ControlPlane() as running:
@@ -37,8 +44,9 @@ def test_it_serves_an_admin_and_audits_it(api):
 def test_other_identities_may_do_what_rbac_grants(api):
     bob = api.client("bob", ["devs"])
     assert "Forbidden" in kubectl(bob, "get", "namespaces").stderr
-    kubectl(api.kubeconfig, "create", "clusterrolebinding", "devs", "--clusterrole=view", "--group=devs")
-    assert kubectl(bob, "auth", "can-i", "list", "pods").stdout.strip() == "yes"
+    kubectl(api.kubeconfig, "create", "clusterrole", "reader", "--verb=list", "--resource=pods")
+    kubectl(api.kubeconfig, "create", "clusterrolebinding", "devs", "--clusterrole=reader", "--group=devs")
+    until(lambda: kubectl(bob, "auth", "can-i", "list", "pods").stdout.strip() == "yes")
 
 
 def test_a_paused_api_server_goes_on_where_it_was(api):
@@ -92,8 +100,5 @@ def test_what_a_killed_run_left_is_ended_by_the_next():
     child.stdout.close()
     assert any(p.is_alive() for p in processes)
     ControlPlane().stop()
-    deadline = time.monotonic() + 5
-    while any(p.is_alive() for p in processes):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: not any(p.is_alive() for p in processes))
     assert not directory.exists()

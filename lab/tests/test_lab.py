@@ -13,6 +13,7 @@ import yaml
 from clustermesh_lab import Lab, LabError, Topology, images, inventory
 from clustermesh_lab.lab import down
 from clustermesh_lab.places import DISKS, RUN
+from clustermesh_lab.process import start_time
 
 pytestmark = pytest.mark.lab
 
@@ -55,14 +56,23 @@ def traces(name: str, index: int) -> dict[str, list[str]]:
         "namespaces": ["ls", "-1", "/run/netns"],
         "control groups": ["find", "/sys/fs/cgroup", "-type", "d"],
         "files": ["find", str(RUN), str(DISKS), "/run/systemd/nspawn", "-maxdepth", "2"],
-        "processes": ["sh", "-c", "cat /proc/[0-9]*/cgroup; cat /proc/[0-9]*/cmdline | tr '\\0' ' '"],
     }
     tokens = (name, f"cml{index}", f"10.{128 + index}.", f"fd00:{128 + index:x}:")
     found = {}
     for kind, line in commands.items():
         text = subprocess.run(line, capture_output=True, text=True, errors="replace", check=False).stdout
         found[kind] = [entry for entry in text.splitlines() if any(t in entry for t in tokens)]
+    live = [p.parent for p in Path("/proc").glob("[0-9]*/stat") if start_time(int(p.parent.name)) is not None]
+    texts = [_read(p / "cgroup") + _read(p / "cmdline") for p in live]
+    found["processes"] = [text for text in texts if any(t in text for t in tokens)]
     return found
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .process import ProcessId
+from .process import ProcessId, reap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,6 +94,7 @@ class Group:
             if time.monotonic() > deadline:
                 break
             time.sleep(0.03)
+        reap()
         return left
 
     def remove(self, timeout_s: float = 5) -> bool:

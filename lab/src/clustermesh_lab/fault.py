@@ -17,7 +17,7 @@ from .cgroups import Group
 from .command import run
 from .errors import LabError
 from .network import ip
-from .process import ProcessId, end, spawn_detached
+from .process import ProcessId, end, reap, spawn_detached
 
 if TYPE_CHECKING:
     from .cluster import LabCluster, LabNode
@@ -191,6 +191,7 @@ class Faults:
         file = self._relay_file(place)
         found = ProcessId.read(file)
         end([found] if found else [])
+        reap()
         for left in (file, file.with_suffix(".ready")):
             left.unlink(missing_ok=True)
         if found:

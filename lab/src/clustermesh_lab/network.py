@@ -92,7 +92,9 @@ class LabNetwork:
         lines = ["link set lo up"]
         for cluster in clusters:
             bridge = f"c{cluster.index}"
-            lines += [f"link add {bridge} type bridge", f"link set {bridge} mtu {MTU} up"]
+            # Its own address, or it takes over that of a port, and with the port (a node's power) goes the gateway.
+            mac = f"0e:00:00:00:{self._index:02x}:{cluster.index:02x}"
+            lines += [f"link add {bridge} address {mac} type bridge", f"link set {bridge} mtu {MTU} up"]
             lines += [_address(s[1], s, bridge) for s in cluster.subnets(self._index)]
         ip(self.router, *lines)
         inner, outer = (2, 1)

@@ -91,6 +91,11 @@ class ProcessId:
         return True
 
 
+def reap() -> None:
+    """Collect those of our detached children that have ended."""
+    _left_running[:] = [child for child in _left_running if child.poll() is None]
+
+
 def wait_gone(processes: Iterable[ProcessId], timeout_s: float) -> list[ProcessId]:
     """Those which still run after at most that long."""
     deadline = time.monotonic() + timeout_s
