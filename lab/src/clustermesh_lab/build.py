@@ -12,6 +12,7 @@ import fcntl
 import functools
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import tomllib
@@ -109,10 +110,9 @@ def program(name: str) -> list[str]:
 
     A ready-made one in $CLUSTERMESH_LAB_ASSETS (or $KUBEBUILDER_ASSETS) goes before building it.
     """
-    for variable in ASSETS:
-        folder = os.environ.get(variable)
-        if folder and os.access(Path(folder) / name, os.X_OK):
-            return [str(Path(folder) / name)]
+    ready = _ready_made(name)
+    if ready:
+        return [str(ready)]
     if name in KUBE_PARTS:
         return [str(directory("kube") / "kube"), name]
     for component in components().values():
@@ -121,13 +121,33 @@ def program(name: str) -> list[str]:
     raise LabError(f"{name!r} is no program of the lab", do=f"one of {', '.join(KUBE_PARTS)}")
 
 
+def identity(name: str) -> str:
+    """What tells one build of a program from another, for what is made from it."""
+    path = Path(program(name)[0])
+    facts = path.stat()
+    return f"{path}:{facts.st_size}:{facts.st_mtime_ns}"
+
+
 def missing() -> list[str]:
     """Components that `ensure` would have to build."""
     return [
         c.name
         for c in components().values()
-        if not (cache() / "programs" / f"{c.name}-{c.version}-{_fingerprint(c)}").is_dir()
+        if not _is_ready_made(c) and not (cache() / "programs" / f"{c.name}-{c.version}-{_fingerprint(c)}").is_dir()
     ]
+
+
+def _ready_made(name: str) -> Path | None:
+    for variable in ASSETS:
+        folder = os.environ.get(variable)
+        if folder and os.access(Path(folder) / name, os.X_OK):
+            return Path(folder) / name
+    return None
+
+
+def _is_ready_made(component: Component) -> bool:
+    names = KUBE_PARTS if component.name == "kube" else [p.name for p in component.programs]
+    return all(_ready_made(name) for name in names)
 
 
 def ensure(names: tuple[str, ...] = NODE_COMPONENTS + IMAGE_COMPONENTS) -> None:
@@ -135,16 +155,38 @@ def ensure(names: tuple[str, ...] = NODE_COMPONENTS + IMAGE_COMPONENTS) -> None:
     absent = [n for n in names if n in missing()]
     if absent:
         say(f"building {', '.join(absent)} from source; once, the Kubernetes programs take some minutes")
-    for name in names:
+    for name in absent:
         directory(name)
 
 
 @functools.cache
 def _go_version() -> str:
     try:
-        return run("go", "env", "GOVERSION").strip()
+        return run("go", "env", "GOVERSION", env=os.environ | {"GOTOOLCHAIN": "local"}).strip()
     except LabError as error:
-        raise MissingRequirement("Go is not installed", do="install Go 1.26 or newer and put `go` on PATH") from error
+        raise MissingRequirement(
+            "Go is not installed", do=f"install Go {go_needed()} or newer, `go` on PATH"
+        ) from error
+
+
+@functools.cache
+def go_needed() -> str:
+    """The Go version that the pinned modules demand."""
+    demanded = [re.search(r"^go (\S+)", f.read_text(), re.MULTILINE) for f in SOURCES.glob("*/go.mod")]
+    return max((found[1] for found in demanded if found), key=_as_numbers)
+
+
+def go_problem() -> str:
+    """Why the pinned modules cannot be built with this machine's Go; empty when they can."""
+    try:
+        found = _go_version().removeprefix("go")
+    except MissingRequirement:
+        return f"Go {go_needed()} or newer is not installed"
+    return "" if _as_numbers(found) >= _as_numbers(go_needed()) else f"Go {go_needed()} is needed, this is {found}"
+
+
+def _as_numbers(version_text: str) -> list[int]:
+    return [int(n) for n in re.findall(r"\d+", version_text.partition(" ")[0])]
 
 
 def _fingerprint(component: Component) -> str:

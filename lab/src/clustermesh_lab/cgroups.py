@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = "clustermesh-lab"
+LEAF = "init"  # on v2, where a node's own programs live: beside child groups no process may
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class Group:
     path: str  # clustermesh-lab/LAB[/MEMBER]
 
     def create(self) -> list[Path]:
-        """Make it; the files a process writes itself into to join it."""
+        """Make it; the files by which a process joins it (on v2 its leaf, once it has handed out control)."""
         joins = []
         for tree in hierarchies():
             current = tree.mount
@@ -73,7 +74,8 @@ class Group:
                 current.mkdir(exist_ok=True)
                 if "cpuset" in tree.controllers.split(","):
                     _inherit_cpuset(current)
-            joins.append(current / "cgroup.procs")
+            leaf = current / LEAF
+            joins.append((leaf if tree.is_v2 and leaf.is_dir() else current) / "cgroup.procs")
         return joins
 
     def processes(self) -> list[ProcessId]:

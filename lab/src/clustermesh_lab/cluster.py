@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from .topology import Cluster
 
 API_PORT = 6443
-API_READY_S = 90
+API_READY_S = 180
 CONTROL_PLANE_PARTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "podnet")
 
 
@@ -183,11 +183,12 @@ class LabNode:
         init = self.init()
         if init:
             init.send(9)
-        left = self.group.kill()
+        left = [*self.group.kill(), *self.spec.outer_group.kill()]
         if left:
             raise LabError(f"processes of {self.cluster.name}/{self.name} cannot be killed: {[p.pid for p in left]}")
         self._context.network.detach(self.place)
         self.group.remove()
+        self.spec.outer_group.remove()
 
     def is_ready(self) -> bool:
         """Whether the API server calls it Ready."""
@@ -308,7 +309,7 @@ class LabCluster:
         for node in self.nodes.values():
             node.power_on()
 
-    def wait_ready(self, timeout_s: float = 120) -> None:
+    def wait_ready(self, timeout_s: float = 240) -> None:
         """Until its nodes are Ready and its DNS answers; without a pod network, until the nodes have registered."""
         deadline = time.monotonic() + timeout_s
         if self._context.machines:

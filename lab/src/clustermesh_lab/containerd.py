@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .build import directory, program, version
+from .build import identity, program, version
 from .command import attempt, run
 from .errors import LabError
 from .places import cache, private_dir
@@ -69,7 +69,7 @@ imports = []
 
 def template(images: Sequence[Path]) -> Path:
     """A containerd root in which these image archives are imported; made once."""
-    key = sha256(repr((sorted(i.name for i in images), directory("containerd").name, config())).encode())
+    key = sha256(repr((sorted(i.name for i in images), identity("containerd"), config())).encode())
     ready = cache() / "containerd" / key.hexdigest()[:16]
     if not ready.is_dir():
         private_dir(ready.parent)
@@ -99,7 +99,7 @@ def populate(template_root: Path, target: Path) -> None:
 def _import(work: Path, images: Sequence[Path]) -> None:
     state = work / "state"
     (work / "config.toml").write_text(config(str(work / "root"), str(state), program("runc")[0]))
-    env = os.environ | {"PATH": f"{directory('containerd')}:{os.environ['PATH']}"}
+    env = os.environ | {"PATH": f"{Path(program('containerd')[0]).parent}:{os.environ['PATH']}"}
     daemon = spawn([*program("containerd"), "--config", str(work / "config.toml")], log=work / "log", env=env)
     ctr = [*program("ctr"), "--address", str(state / "containerd.sock"), "--namespace", NAMESPACE]
     try:

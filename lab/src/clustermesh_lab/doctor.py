@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from .build import missing
+from .build import go_problem, missing
 from .cgroups import hierarchies
 from .command import attempt, run
 from .errors import MissingRequirement
@@ -34,7 +34,6 @@ MACHINE_PROGRAMS = {
     "ssh-keygen": "openssh-client",
 }
 CGROUP_V1_NEEDED = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids")
-GO = "Go 1.26 or newer (https://go.dev/dl)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +51,18 @@ def examine(*, machines: bool = True) -> list[Finding]:
     if os.geteuid():
         found.append(Finding("the lab makes namespaces, mounts and control groups, which needs root", "sudo lab ..."))
     wanted = dict(PROGRAMS)
-    if missing():
+    problem = go_problem()
+    to_build = True if problem else bool(missing())
+    if to_build:
         wanted |= BUILD_PROGRAMS
+        if problem:
+            found.append(Finding(problem, "https://go.dev/dl, or name ready-made programs in $CLUSTERMESH_LAB_ASSETS"))
     if machines:
         wanted |= MACHINE_PROGRAMS
     for program, package in wanted.items():
         if not shutil.which(program):
             found.append(Finding(f"program {program!r}", f"apt install {package}", package))
-    if missing() and shutil.which("pkg-config") and not attempt("pkg-config", "--exists", "libseccomp"):
+    if to_build and shutil.which("pkg-config") and not attempt("pkg-config", "--exists", "libseccomp"):
         found.append(Finding("headers of libseccomp, for runc", "apt install libseccomp-dev", "libseccomp-dev"))
     return found + _kernel_findings()
 

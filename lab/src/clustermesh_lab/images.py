@@ -21,7 +21,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .build import directory, program, version
+from .build import identity, program, version
 from .command import run
 from .containerd import sandbox_image
 from .errors import LabError
@@ -151,7 +151,7 @@ def _program_image(name: str, component: str, settings: Settings, tools: Sequenc
     """An image of one program of the lab, and some of this machine's."""
     found = {t: path for t in tools if (path := shutil.which(t))}
     stamps = [(p, Path(p).stat().st_mtime_ns) for p in found.values()]
-    key = sha256(repr((LAYOUT, name, directory(component).name, settings, stamps)).encode()).hexdigest()[:16]
+    key = sha256(repr((LAYOUT, name, identity(component), settings, stamps)).encode()).hexdigest()[:16]
     out = private_dir(cache() / "images") / f"{component}-{key}.tar"
     if out.exists():
         return out

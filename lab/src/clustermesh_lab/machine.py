@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 SSH_PORT = 22
 NSPAWN = Path("/run/systemd/nspawn")  # where systemd-nspawn notes what runs; it forgets nothing that is killed
-BOOT_S = 60
+BOOT_S = 120
 _KNOWN_HOSTS_LOCK = threading.Lock()
 SSHD_CONFIG = """PermitRootLogin prohibit-password
 PasswordAuthentication no

@@ -98,15 +98,17 @@ class LabNetwork:
             lines += [_address(s[1], s, bridge) for s in cluster.subnets(self._index)]
         ip(self.router, *lines)
         inner, outer = (2, 1)
+        has_ipv6 = any("ipv6" in c.families for c in clusters)
+        links = [self._link4, *([self._link6] if has_ipv6 else [])]
         ip(
             None,
             f"link add {self.uplink} mtu {MTU} type veth peer name machine netns {self.router}",
-            *(_address(n[outer], n, self.uplink) for n in (self._link4, self._link6)),
+            *(_address(n[outer], n, self.uplink) for n in links),
             f"link set {self.uplink} up",
         )
         ip(
             self.router,
-            *(_address(n[inner], n, "machine") for n in (self._link4, self._link6)),
+            *(_address(n[inner], n, "machine") for n in links),
             "link set machine up",
         )
         ip(None, *(self._route(s) for c in clusters for s in c.subnets(self._index)))
@@ -176,8 +178,8 @@ def ip(netns: Path | None, *lines: str) -> None:
 
 def set_sysctls(netns: Path, values: dict[str, str]) -> None:
     """Settings below /proc/sys/net of a namespace."""
-    script = "\n".join(f"echo {value} > /proc/sys/{name}" for name, value in values.items())
-    run("sh", "-c", script, netns=netns)
+    lines = [f"[ ! -e /proc/sys/{name} ] || echo {value} > /proc/sys/{name}" for name, value in values.items()]
+    run("sh", "-ec", "\n".join(lines), netns=netns)
 
 
 def indexes_in_use_by_routes() -> set[int]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import containerd
 from .arguments import CLUSTER_DOMAIN
-from .build import directory, program
+from .build import program
 from .cgroups import Group
 from .cni import PLUGINS
 from .errors import LabError
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .pki import Authority
     from .topology import Cluster
 
+ENTER_S = 60
 OPAQUE = "trusted.overlay.opaque"  # of an overlay's directory: the machine's own content does not show through
 PROGRAMS = ("containerd", "runc", "kubelet", "kube-proxy")
 SEARCH_PATH = "/opt/lab/containerd:/opt/lab/runc:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -67,6 +68,11 @@ class NodeSpec:
     def group(self) -> Group:
         """The node's control group."""
         return Group(f"clustermesh-lab/{self.lab}/{self.cluster.name}.{self.name}")
+
+    @property
+    def outer_group(self) -> Group:
+        """That of the one process which stays outside and waits for process 1."""
+        return Group(f"{self.group.path}.outer")
 
 
 def prepare_disk(spec: NodeSpec, authority: Authority) -> None:
@@ -218,17 +224,18 @@ def power_on(spec: NodeSpec) -> ProcessId:
         "binds": _binds(spec),
         "sysctls": SYSCTLS,
         "path": SEARCH_PATH,
+        "cgroups": [str(f) for f in spec.group.create()],
         "components": components(spec),
     }
-    line = ["unshare", "-m", "-u", "-p", "-C", "-f", "--propagation", "private", sys.executable]
+    line = ["unshare", "-m", "-u", "-p", "-f", "--propagation", "private", sys.executable]
     outer = spawn_detached(
         [*line, "-m", "clustermesh_lab.inside.init"],
         log=spec.log,
         netns=spec.netns,
         stdin=json.dumps(told).encode(),
-        cgroup_files=spec.group.create(),
+        cgroup_files=spec.outer_group.create(),
     )
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + ENTER_S
     while not (spec.control / "entered").exists():
         if not outer.is_alive() or time.monotonic() > deadline:
             words = spec.log.read_text(errors="replace").splitlines()[-5:]
@@ -263,7 +270,7 @@ def _inside(name: str) -> list[str]:
 def _binds(spec: NodeSpec) -> list[tuple[str, str]]:
     """Directories of the machine that a node needs although their parents are the node's own."""
     found = [
-        (str(directory("cni")), "/opt/cni/bin"),
+        (str(Path(program("ptp")[0]).parent), "/opt/cni/bin"),
         (str(spec.control), "/run/lab"),
         *((str(Path(program(name)[0]).parent), f"/opt/lab/{name}") for name in PROGRAMS),
     ]

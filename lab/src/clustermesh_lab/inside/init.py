@@ -8,6 +8,7 @@ machine, and a pod that writes to its host's file system does not write to yours
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import socket
@@ -16,9 +17,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..cgroups import Hierarchy, hierarchies
+from ..cgroups import LEAF, Hierarchy, hierarchies
 from . import supervise
 
+CLONE_NEWCGROUP = 0x02000000
 OWN = ("proc", "sys", "dev", "run", "tmp", "etc", "var", "opt")
 
 
@@ -94,15 +96,24 @@ def enter(root: Path) -> None:
     mount("--make-rshared", "/")  # volumes that the kubelet mounts have to reach containerd
 
 
+def join_cgroups(files: list[str]) -> None:
+    """Enter the node's control groups and make them the root of what we see.
+
+    Process 1 does it itself: its parent stays outside, and no process of the machine's is left in the node's group.
+    """
+    for file in files:
+        Path(file).write_text("0")
+    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWCGROUP):
+        raise OSError(ctypes.get_errno(), "no control group namespace")
+
+
 def delegate_v2() -> None:
     """On v2 no process may live beside child groups: move ourselves to a leaf, then hand out the controllers."""
     top = Path("/sys/fs/cgroup")
     if not (top / "cgroup.subtree_control").exists():
         return
-    (top / "init").mkdir(exist_ok=True)
-    for pid in (top / "cgroup.procs").read_text().split():
-        with contextlib.suppress(OSError):
-            (top / "init/cgroup.procs").write_text(pid)
+    (top / LEAF).mkdir(exist_ok=True)
+    (top / LEAF / "cgroup.procs").write_text("0")
     for controller in (top / "cgroup.controllers").read_text().split():
         with contextlib.suppress(OSError):
             (top / "cgroup.subtree_control").write_text(f"+{controller}")
@@ -118,6 +129,7 @@ def set_sysctls(values: dict[str, str]) -> None:
 def main() -> None:
     """Become the node that the specification on standard input describes."""
     spec = json.load(sys.stdin)
+    join_cgroups(spec["cgroups"])
     socket.sethostname(spec["hostname"])
     enter(build_root(spec))
     delegate_v2()
