@@ -54,6 +54,14 @@ def test_a_manager_that_is_gone_is_no_error(tmp_path):
     assert not (tmp_path / "nobody").exists()
 
 
+def test_a_manager_that_does_not_read_holds_nothing_up(manager):
+    sock, path = manager
+    notifier = Notifier({"NOTIFY_SOCKET": path})
+    for number in range(2000):  # far beyond the queue of a datagram socket
+        notifier.status(f"status {number}")
+    assert 0 < len(received(sock)) < 2000
+
+
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_a_remote_name_cannot_forge_a_log_line(form, capsys):
     logs.configure(form)

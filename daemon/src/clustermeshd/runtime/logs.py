@@ -51,5 +51,5 @@ def configure(form: str = "text", level: str = "info") -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if form == "json" else _Text())
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    for chatty in ("aiohttp", "asyncio", "kubernetes", "pyroute2"):
+    for chatty in ("aiohttp", "asyncio", "kubernetes"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

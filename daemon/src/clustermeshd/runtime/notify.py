@@ -45,6 +45,7 @@ class Notifier:
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
             try:
-                sock.sendto(message.encode(), self._address)
+                # never waits: a manager that does not read must not hold up the work
+                sock.sendto(message.encode(), socket.MSG_DONTWAIT, self._address)
             except OSError:  # the manager is gone or busy; the next message tells
                 return
