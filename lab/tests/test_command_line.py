@@ -25,6 +25,7 @@ def test_every_command_explains_itself(command, capsys):
         (["up", "nonsense"], 2, "no preset 'nonsense'"),
         (["--lab", "Not Good", "status"], 1, "lab name 'Not Good' is not usable"),
         (["--lab", "no-such-lab", "status"], 4, "there is no lab 'no-such-lab': lab up"),
+        (["status", "--lab", "no-such-lab"], 4, "there is no lab 'no-such-lab'"),
         (["--lab", "no-such-lab", "fault", "cut", "east/n1"], 4, "there is no lab"),
     ],
 )

@@ -263,6 +263,7 @@ def _parser() -> argparse.ArgumentParser:
             epilog=f"example:\n  {example}" if example else None,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        sub.add_argument("--lab", metavar="NAME", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         sub.set_defaults(act=act)
         return sub
 

@@ -69,6 +69,7 @@ class SshKeys:
     def options(self) -> list[str]:
         """Options of ssh: this key and these hosts, nothing of the user's own."""
         return [
+            *("-F", "none"),
             *("-o", f"UserKnownHostsFile={self.known_hosts}"),
             *("-o", "StrictHostKeyChecking=yes"),
             *("-o", "IdentitiesOnly=yes"),
