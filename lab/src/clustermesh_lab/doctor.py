@@ -31,7 +31,6 @@ MACHINE_PROGRAMS = {
     "systemd-nspawn": "systemd-container",
     "debootstrap": "debootstrap",
     "ssh": "openssh-client",
-    "ssh-keygen": "openssh-client",
 }
 CGROUP_V1_NEEDED = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids")
 
