@@ -165,16 +165,11 @@ def test_deleting_a_remote_cluster_configuration_removes_what_is_its_and_nothing
 
 def test_the_documented_kubectl_procedure_by_hand_gives_the_same_mesh(meshed: Lab):
     specs = {name: _remote_specs(cluster) for name, cluster in meshed.clusters.items()}
-    for cluster in meshed.clusters.values():
+    access = "remote-cluster-secret-access"
+    for name, cluster in meshed.clusters.items():
         cluster.kubectl("delete", "remoteclusterconfigurations.clustermesh.io", "--all")
-        cluster.kubectl(
-            "-n",
-            "clustermesh-system",
-            "delete",
-            "secret,role,rolebinding",
-            "-l",
-            "app.kubernetes.io/managed-by=clustermesh",
-        )
+        made = (f"secret/mesh-access-{OTHER[name]}", f"role/{access}", f"rolebinding/{access}")
+        cluster.kubectl("-n", "clustermesh-system", "delete", *made)
     for name, cluster in meshed.clusters.items():
         scenario.until("cleared", lambda c=cluster: get(c, "remotenodes.clustermesh.io") == [], 20)
         kubeconfig = _kubeconfig_by_hand(meshed.clusters[OTHER[name]])
