@@ -61,7 +61,11 @@ def account(name):
 
 def token_secret(name):
     """The Secret in which the cluster puts a long-lived token of an account."""
-    meta = {"name": f"{name}-token", "namespace": NAMESPACE, "annotations": {"kubernetes.io/service-account.name": name}}
+    meta = {
+        "name": f"{name}-token",
+        "namespace": NAMESPACE,
+        "annotations": {"kubernetes.io/service-account.name": name},
+    }
     return {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": "kubernetes.io/service-account-token"}
 
 

@@ -47,7 +47,13 @@ def node_rows(mesh_nodes, wanted):
 
 def _node_row(name, item):
     if item is None:
-        return {"node": name, "ready": False, "routes": 0, "device": "", "reason": "no agent has reported from this node"}
+        return {
+            "node": name,
+            "ready": False,
+            "routes": 0,
+            "device": "",
+            "reason": "no agent has reported from this node",
+        }
     status = item.get("status") or {}
     ready = conditions(item).get("Ready", {})
     is_ready = ready.get("status") == "True"
@@ -72,7 +78,10 @@ def _name(item):
 
 def table(answer, only_wrong=False):
     """Lines for people, columns aligned: a line a peer, then a line a node."""
-    columns = {"peers": ("peer", "connected", "synced", "overlay", "nodes", "refused"), "nodes": ("node", "ready", "routes", "device")}
+    columns = {
+        "peers": ("peer", "connected", "synced", "overlay", "nodes", "refused"),
+        "nodes": ("node", "ready", "routes", "device"),
+    }
     lines = []
     for kind, names in columns.items():
         rows = [row for row in answer.get(kind) or () if not (only_wrong and row["ready"])]

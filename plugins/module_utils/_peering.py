@@ -36,7 +36,12 @@ def configuration(peer):
     }
     if peer.get("admit"):
         spec["import"] = peer["admit"]
-    return {"apiVersion": GROUP, "kind": "RemoteClusterConfiguration", "metadata": {"name": peer["name"]}, "spec": spec}
+    return {
+        "apiVersion": GROUP,
+        "kind": "RemoteClusterConfiguration",
+        "metadata": {"name": peer["name"]},
+        "spec": spec,
+    }
 
 
 def reader(names):
@@ -74,7 +79,9 @@ def plan(peers, secrets, configurations, readers, adopt=False, prune=True):
         steps += mine
         results.append({"name": peer["name"], "action": _summary(mine)})
     gone = _surplus(kept, peers, secrets, configurations) if prune else []
-    results += [{"name": s.stored["metadata"]["name"], "action": "pruned"} for s in gone if s.stored["kind"] != "Secret"]
+    results += [
+        {"name": s.stored["metadata"]["name"], "action": "pruned"} for s in gone if s.stored["kind"] != "Secret"
+    ]
     return [*_reader_steps(kept, readers), *steps, *gone], results, conflicts
 
 

@@ -58,7 +58,9 @@ def own_findings(facts):
     version = tuple(int(number) for number in re.findall(r"\d+", facts["version"])[:2])
     if version < MINIMUM:
         wanted = ".".join(map(str, MINIMUM))
-        found.append(finding("version", name, f"Kubernetes {facts['version']} is too old", f"upgrade to {wanted} or newer"))
+        found.append(
+            finding("version", name, f"Kubernetes {facts['version']} is too old", f"upgrade to {wanted} or newer")
+        )
     if facts["denied"]:
         message = f"these rights are missing: {', '.join(facts['denied'])}"
         found.append(finding("rights", name, message, "use a kubeconfig with administrative rights"))

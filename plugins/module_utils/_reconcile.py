@@ -65,7 +65,11 @@ def result(steps):
          "name": s.item["metadata"]["name"], "action": s.action}
         for s in steps
     ]  # fmt: skip
-    return {"changed": any(s.changes for s in steps), "objects": objects, "diff": [_diff(s) for s in steps if s.changes]}
+    return {
+        "changed": any(s.changes for s in steps),
+        "objects": objects,
+        "diff": [_diff(s) for s in steps if s.changes],
+    }
 
 
 def _diff(step):

@@ -36,7 +36,9 @@ def reconcile(module, client, definitions):
 def token_of(module, client, account, steps):
     """The token of an account; waits for the cluster to issue it, with a placeholder in a check run before that."""
     wanted = _access.token_secret(account)
-    stored = next((s.stored for s in steps if s.item["metadata"]["name"] == wanted["metadata"]["name"] and s.stored), None)
+    stored = next(
+        (s.stored for s in steps if s.item["metadata"]["name"] == wanted["metadata"]["name"] and s.stored), None
+    )
     deadline = time.monotonic() + module.params["wait_timeout"]
     while True:
         token = ((stored or {}).get("data") or {}).get("token")

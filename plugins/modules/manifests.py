@@ -96,7 +96,9 @@ def is_established(stored):
 
 def wait_established(client, steps, timeout):
     """Returns when all CustomResourceDefinitions of the steps are served."""
-    waiting = [s.wanted for s in steps if s.item["kind"] == "CustomResourceDefinition" and not is_established(s.stored)]
+    waiting = [
+        s.wanted for s in steps if s.item["kind"] == "CustomResourceDefinition" and not is_established(s.stored)
+    ]
     deadline = time.monotonic() + timeout
     while waiting:
         waiting = [item for item in waiting if not is_established(client.read(item))]

@@ -115,7 +115,9 @@ def denied(client):
 
 def service_cidrs(client):
     """From ServiceCIDR objects (1.33 and newer), else the address of the Service kubernetes."""
-    found = [cidr for item in client.items("/apis/networking.k8s.io/v1/servicecidrs") for cidr in item["spec"]["cidrs"]]
+    found = [
+        cidr for item in client.items("/apis/networking.k8s.io/v1/servicecidrs") for cidr in item["spec"]["cidrs"]
+    ]
     if found:
         return found
     service = client.get("/api/v1/namespaces/default/services/kubernetes") or {}
