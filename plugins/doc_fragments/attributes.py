@@ -23,6 +23,7 @@ attributes:
     support: full
     description: Options of all modules of a play can be set once in C(module_defaults).
     version_added: 0.1.0
+    membership: [clustermesh.core.cluster]
 """
 
     INFO = r"""
@@ -42,4 +43,5 @@ attributes:
     support: full
     description: Options of all modules of a play can be set once in C(module_defaults).
     version_added: 0.1.0
+    membership: [clustermesh.core.cluster]
 """

@@ -13,6 +13,7 @@ import re
 from itertools import combinations
 
 MINIMUM = (1, 27)
+NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
 def finding(check, cluster, message, hint, status="error"):
@@ -52,9 +53,12 @@ def unreachable(name, message):
 def own_findings(facts):
     """What is wrong with one cluster alone."""
     name, found = facts["name"], []
+    if not NAME.fullmatch(name):
+        hint = "rename the host in the inventory: at most 63 lower-case letters, digits and dashes"
+        found.append(finding("name", name, f"{name} cannot name a RemoteClusterConfiguration", hint))
     if not facts["reachable"]:
         hint = "is mesh_kubeconfig (or mesh_api_server) right, and can this machine reach the API server?"
-        return [finding("reachable", name, facts["message"], hint)]
+        return [*found, finding("reachable", name, facts["message"], hint)]
     version = tuple(int(number) for number in re.findall(r"\d+", facts["version"])[:2])
     if version < MINIMUM:
         wanted = ".".join(map(str, MINIMUM))

@@ -1,0 +1,114 @@
+"""Pairs, preflight, kubeconfigs and tables."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from ansible_collections.clustermesh.core.plugins.module_utils import _access, _info, _pairs, _preflight
+
+
+def facts(name: str, **changes) -> dict:
+    base = {"reachable": True, "version": "v1.34.1", "cluster_id": name, "pod_cidrs": ["10.1.0.0/16"], "denied": []}
+    return {**base, "name": name, "service_cidrs": ["10.96.0.0/16"], "node_addresses": ["192.0.2.1"], **changes}
+
+
+def ids(*clusters: dict) -> list[str]:
+    return [finding["id"] for finding in _preflight.findings(clusters)]
+
+
+def test_a_full_mesh_has_every_pair_once():
+    pairs = _pairs.mesh_pairs(["c", "a", "b", "a"])
+    assert [pair["id"] for pair in pairs] == ["a--b", "a--c", "b--c"]
+    assert _pairs.peers_of(pairs, "b") == ["a", "c"]
+
+
+@pytest.mark.parametrize("pair", [["a", "x"], ["a", "a"], ["a"], ["a", "b", "c"]])
+def test_a_pair_that_cannot_be_is_named(pair):
+    with pytest.raises(_pairs.BadPair, match="pair a"):
+        _pairs.mesh_pairs(["a", "b", "c"], [pair])
+
+
+def test_explicit_pairs_are_a_set():
+    assert [p["id"] for p in _pairs.mesh_pairs(["a", "b", "c"], [["b", "a"], ["a", "b"]])] == ["a--b"]
+
+
+def test_peers_outside_of_the_run_have_no_kubeconfig():
+    hosts = {"a": {"mesh_access_result": {"kubeconfig": "k"}, "mesh_admit": {"podCIDRs": ["x"]}}, "b": {}}
+    assert _pairs.peer_specs(["a", "b"], hosts) == [
+        {"name": "a", "overlay": "Enabled", "kubeconfig": "k", "admit": {"podCIDRs": ["x"]}},
+        {"name": "b", "overlay": "Enabled"},
+    ]
+
+
+def test_services_may_overlap_services_and_nothing_else_does():
+    assert ids(facts("a"), facts("b", pod_cidrs=["10.2.0.0/16"])) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pod_cidrs": ["10.1.7.0/24"]},
+        {"pod_cidrs": ["10.2.0.0/16"], "service_cidrs": ["10.1.0.0/24"]},
+        {"pod_cidrs": ["10.2.0.0/16"], "node_addresses": ["10.1.2.3"]},
+        {"pod_cidrs": ["192.0.2.0/24"]},
+    ],
+)
+def test_overlaps_are_found_in_both_directions(changes):
+    a, b = facts("a"), facts("b", **changes)
+    assert ids(a, b) == ["cidr-overlap"]
+    assert ids(b, a) == ["cidr-overlap"]
+
+
+def test_families_do_not_overlap():
+    assert ids(facts("a"), facts("b", pod_cidrs=["fd00::/48"])) == []
+
+
+def test_one_cluster_twice_is_said_once():
+    assert ids(facts("a"), facts("b", cluster_id="a")) == ["cluster-id"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "finding"),
+    [
+        ({"version": "v1.26.9"}, "version"),
+        ({"denied": ["write secrets"]}, "rights"),
+        ({"pod_cidrs": []}, "pod-cidrs"),
+        ({"reachable": False, "message": "no answer"}, "reachable"),
+        ({"name": "no_label"}, "name"),
+    ],
+)
+def test_a_cluster_alone_can_be_wrong(changes, finding):
+    (found,) = _preflight.own_findings({**facts("a"), **changes})
+    assert found["id"] == finding
+    assert found["hint"] in found["text"]
+
+
+def test_a_newer_major_version_is_enough():
+    assert ids(facts("a", version="v2.0.1+vendor.3")) == []
+
+
+def test_a_kubeconfig_is_yaml_whatever_the_values():
+    text = _access.kubeconfig("mesh", "https://[fd00::1]:6443", "PEM\n", 'to"ken', "api.example")
+    config = yaml.safe_load(text)
+    assert config["users"][0]["user"] == {"token": 'to"ken'}
+    assert config["clusters"][0]["cluster"]["tls-server-name"] == "api.example"
+    assert config["clusters"][0]["cluster"]["certificate-authority-data"] == "UEVNCg=="
+
+
+def test_peers_can_read_no_secret_and_write_nothing():
+    verbs = {verb for rule in _access.REMOTE_RULES for verb in rule["verbs"]}
+    resources = {resource for rule in _access.REMOTE_RULES for resource in rule["resources"]}
+    assert verbs == {"get", "list", "watch"}
+    assert not resources & {"secrets", "configmaps", "*"}
+
+
+def test_the_controller_has_secrets_only_by_name():
+    rules = [*_access.CONTROLLER_RULES, *_access.LEASE_RULES, *_access.AGENT_RULES]
+    assert not [rule for rule in rules if "secrets" in rule["resources"] or "*" in rule["resources"]]
+
+
+def test_a_node_without_agent_is_a_row_that_says_so():
+    (row,) = _info.node_rows([], ["n1"])
+    assert (row["node"], row["ready"]) == ("n1", False)
+    lines = _info.table({"peers": [], "nodes": [row]})
+    assert "no agent has reported" in lines[1]
