@@ -55,7 +55,10 @@ def test_a_field_of_somebody_else_is_no_difference():
 
 def test_items_of_keyed_lists_and_sets_are_looked_up():
     wanted = {**ROLE, "ports": [{"name": "http", "port": 80}], "set": ["a"]}
-    kept = {"f:ports": {'k:{"name":"http","protocol":"TCP"}': {".": {}, "f:port": {}, "f:name": {}}}, "f:set": {'v:"a"': {}}}
+    kept = {
+        "f:ports": {'k:{"name":"http","protocol":"TCP"}': {".": {}, "f:port": {}, "f:name": {}}},
+        "f:set": {'v:"a"': {}},
+    }
     assert _objects.is_as_wanted(wanted, stored(wanted, kept))
     for gone in ({"f:ports": {'k:{"name":"dns"}': {}}}, {"f:set": {'v:"b"': {}}}):
         assert not _objects.is_as_wanted(wanted, stored(wanted, gone))

@@ -9,7 +9,10 @@ KUBECONFIG = "current-context: x\n"
 
 def present(*names: str, label: bool = True) -> tuple[dict, dict]:
     """Secrets and configurations as stored, by name."""
-    made = {n: (_peering.access_secret({"name": n, "kubeconfig": KUBECONFIG}), _peering.configuration({"name": n})) for n in names}
+    made = {
+        n: (_peering.access_secret({"name": n, "kubeconfig": KUBECONFIG}), _peering.configuration({"name": n}))
+        for n in names
+    }
     if label:
         made = {n: tuple(map(_objects.owned, pair)) for n, pair in made.items()}
     return {pair[0]["metadata"]["name"]: pair[0] for pair in made.values()}, {n: pair[1] for n, pair in made.items()}
