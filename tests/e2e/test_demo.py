@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import time
+from datetime import UTC, datetime
 
 import pytest
 from clustermesh_lab import Lab
@@ -106,7 +107,7 @@ def test_a_remote_backend_scaled_up_and_down_is_followed(meshed: Lab):
 
 
 def test_a_second_run_changes_nothing_and_writes_nothing(meshed: Lab):
-    since = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
+    since = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")
     recap = scenario.playbook(meshed)
     assert {host: counts["changed"] for host, counts in recap.hosts.items() if counts["changed"]} == {}, recap.output
     assert writes(meshed, since) == []
