@@ -16,15 +16,25 @@ options:
     elements: str
     required: true
   explicit:
-    description: Pairs, each a list of two names; a full mesh without it.
+    description:
+      - Pairs; a full mesh without it.
+      - Each is a list of two names, or a dictionary of C(pair), that list, and C(overlay), V(Enabled) or V(Disabled).
     type: list
-    elements: list
+    elements: raw
 """
 
 EXAMPLES = r"""
 - name: Show the pairs of a full mesh
   ansible.builtin.debug:
     msg: "{{ ['oslo', 'paris', 'rome'] | clustermesh.core.mesh_pairs }}"
+
+- name: Show two pairs, one of which needs no overlay
+  ansible.builtin.debug:
+    msg: "{{ ['oslo', 'paris', 'rome'] | clustermesh.core.mesh_pairs(pairs) }}"
+  vars:
+    pairs:
+      - [oslo, paris]
+      - {pair: [oslo, rome], overlay: Disabled}
 """
 
 RETURN = r"""

@@ -69,6 +69,31 @@ def token_secret(name):
     return {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": "kubernetes.io/service-account-token"}
 
 
+def issued_secret(name, token):
+    """The Secret in which we keep a token of bounded life that the API server issued to an account."""
+    meta = {"name": f"{name}-issued", "namespace": NAMESPACE}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": "Opaque", "stringData": {"token": token}}
+
+
+def claims(token):
+    """What a token says of itself (its payload, unverified); nothing for what is no JSON web token."""
+    try:
+        payload = token.split(".")[1]
+        return json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    except (IndexError, ValueError):
+        return {}
+
+
+def renewal(token, account_uid, now, renew_before):
+    """Why a token is to be replaced: missing, sa_recreated or expiring; empty while it is good."""
+    said = claims(token)
+    if not said.get("exp"):
+        return "missing"
+    if ((said.get("kubernetes.io") or {}).get("serviceaccount") or {}).get("uid") != account_uid:
+        return "sa_recreated"
+    return "expiring" if said["exp"] - now <= renew_before else ""
+
+
 def role_and_binding(name, subject, rules, namespaced=False):
     """A (Cluster)Role and its binding to one of our accounts."""
     prefix = "" if namespaced else "Cluster"
@@ -86,8 +111,8 @@ def role_and_binding(name, subject, rules, namespaced=False):
 
 
 def remote_objects():
-    """Everything that lets peers read this cluster."""
-    return [namespace(), account(REMOTE), *role_and_binding(REMOTE, REMOTE, REMOTE_RULES), token_secret(REMOTE)]
+    """Everything that lets peers read this cluster, but for the token."""
+    return [namespace(), account(REMOTE), *role_and_binding(REMOTE, REMOTE, REMOTE_RULES)]
 
 
 def daemon_objects():

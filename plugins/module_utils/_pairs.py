@@ -13,18 +13,41 @@ class BadPair(ValueError):
 
 
 def mesh_pairs(clusters, explicit=None):
-    """All pairs of a full mesh, or the explicit ones: sorted [{id, a, b}] with a < b."""
+    """All pairs of a full mesh, or the explicit ones: sorted [{id, a, b, overlay}] with a < b; overlay only where a pair says it.
+
+    An explicit pair is a list of two names, or {pair: [a, b], overlay: Enabled or Disabled}.
+    """
     names = sorted(set(clusters))
-    wanted = combinations(names, 2) if explicit is None else map(tuple, explicit)
-    found = set()
-    for pair in wanted:
-        unknown = [name for name in pair if name not in names]
-        if unknown:
-            raise BadPair(f"pair {'-'.join(map(str, pair))}: no cluster {unknown[0]}; there are {', '.join(names)}")
-        if len(pair) != 2 or pair[0] == pair[1]:
-            raise BadPair(f"pair {'-'.join(map(str, pair))}: two different clusters make a pair")
-        found.add(tuple(sorted(pair)))
-    return [{"id": f"{a}--{b}", "a": a, "b": b} for a, b in sorted(found)]
+    wanted = combinations(names, 2) if explicit is None else explicit
+    found = {}
+    for item in wanted:
+        pair, overlay = _pair(item, names)
+        if found.setdefault(pair, overlay) != overlay:
+            raise BadPair(f"pair {'-'.join(pair)}: listed twice with different overlay")
+    return [
+        {"id": f"{a}--{b}", "a": a, "b": b, **({"overlay": o} if o else {})} for (a, b), o in sorted(found.items())
+    ]
+
+
+def _pair(item, names):
+    overlay = None
+    if isinstance(item, dict):
+        overlay = item.get("overlay")
+        surplus = sorted(set(item) - {"pair", "overlay"})
+        if surplus or "pair" not in item:
+            raise BadPair(
+                f"pair {item.get('pair', item)}: takes pair and overlay, not {', '.join(surplus) or 'only these'}"
+            )
+        item = item["pair"]
+    label = "-".join(map(str, item))
+    unknown = [name for name in item if name not in names]
+    if unknown:
+        raise BadPair(f"pair {label}: no cluster {unknown[0]}; there are {', '.join(names)}")
+    if len(item) != 2 or item[0] == item[1]:
+        raise BadPair(f"pair {label}: two different clusters make a pair")
+    if overlay not in (None, "Enabled", "Disabled"):
+        raise BadPair(f"pair {label}: overlay is Enabled or Disabled, not {overlay}")
+    return tuple(sorted(item)), overlay
 
 
 def peers_of(pairs, cluster):
@@ -33,9 +56,14 @@ def peers_of(pairs, cluster):
     return sorted(others)
 
 
-def peer_specs(names, hosts, overlay="Enabled"):
-    """Options of module peering for peers: credentials from this run where it has them, admission from the inventory."""
-    return [_peer_spec(name, hosts[name], overlay) for name in names]
+def peer_specs(pairs, cluster, hosts, overlay="Enabled"):
+    """Options of module peering for a cluster's peers: credentials from this run where it has them, admission from the inventory."""
+    of_pair = {
+        pair["a"] if pair["b"] == cluster else pair["b"]: pair.get("overlay")
+        for pair in pairs
+        if cluster in (pair["a"], pair["b"])
+    }
+    return [_peer_spec(name, hosts[name], of_pair[name] or overlay) for name in peers_of(pairs, cluster)]
 
 
 def _peer_spec(name, host, overlay):

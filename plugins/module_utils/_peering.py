@@ -11,7 +11,6 @@ from __future__ import annotations
 from ansible_collections.clustermesh.core.plugins.module_utils._access import CONTROLLER, role_and_binding
 from ansible_collections.clustermesh.core.plugins.module_utils._objects import GROUP, NAMESPACE, is_ours
 from ansible_collections.clustermesh.core.plugins.module_utils._reconcile import Step, plan_present
-from ansible_collections.clustermesh.core.plugins.module_utils._tokens import PLACEHOLDER
 
 READER = "remote-cluster-secret-access"
 PREFIX = "mesh-access-"
@@ -75,20 +74,16 @@ def plan(peers, secrets, configurations, readers, adopt=False, prune=True):
             (configuration(peer), configurations.get(peer["name"])),
         ]
         conflicts += [stored for _item, stored in wanted if stored and not is_ours(stored) and not adopt]
-        mine = [_present(item, stored, peer) for item, stored in wanted]
+        mine = [plan_present(item, stored) for item, stored in wanted]
         steps += mine
         results.append({"name": peer["name"], "action": _summary(mine)})
+    if kept and not adopt:
+        conflicts += [stored for stored in readers if stored and not is_ours(stored)]
     gone = _surplus(kept, peers, secrets, configurations) if prune else []
     results += [
         {"name": s.stored["metadata"]["name"], "action": "pruned"} for s in gone if s.stored["kind"] != "Secret"
     ]
     return [*_reader_steps(kept, readers), *steps, *gone], results, conflicts
-
-
-def _present(item, stored, peer):
-    if item["kind"] == "Secret" and stored and PLACEHOLDER in peer["kubeconfig"]:
-        return Step("keep", stored, stored)  # a check run knows no better
-    return plan_present(item, stored)
 
 
 def _summary(steps):

@@ -73,7 +73,8 @@ def run(module, client):
     answer = result(steps)
     if module.params["state"] == "present":
         for key, account in (("controller", _access.CONTROLLER), ("agent", _access.AGENT)):
-            made = _tokens.kubeconfig_of(module, client, account, steps, "clustermesh")
+            token = _tokens.secret_token(module, client, account, steps)
+            made = _tokens.kubeconfig_of(module, client, token, "clustermesh")
             answer[f"{key}_kubeconfig"] = made["kubeconfig"]
     return answer
 

@@ -13,13 +13,30 @@ description:
   - Makes the account by which the peers of a cluster read it, and returns a kubeconfig for them.
   - The account can read nodes, namespaces, pods, service accounts, services, endpoints and endpoint slices, and Calico's
     IP pools, blocks, host endpoints and network sets. It can read no Secrets and no ConfigMaps, and write nothing.
-  - The token lives in a Secret of type C(kubernetes.io/service-account-token) until that Secret is removed.
 options:
   state:
     description: Whether the account is to be there.
     type: str
     choices: [present, absent]
     default: present
+  token_type:
+    description:
+      - V(secret) is a token without end. It lives in a Secret C(clustermesh-remote-token) of type
+        C(kubernetes.io/service-account-token), until that Secret is removed.
+      - V(request) is a token of bounded life (TokenRequest). It is kept in a Secret C(clustermesh-remote-issued) and issued
+        anew by the run that finds it missing, near its end or of an account that was made again. So run regularly.
+      - A token of the other type stays until its Secret is removed, so that changing the type interrupts no peer.
+    type: str
+    choices: [secret, request]
+    default: secret
+  expiration:
+    description: Seconds that a requested token is to live; the API server may grant less.
+    type: int
+    default: 2592000
+  renew_before:
+    description: Seconds before its end from which on a requested token is replaced.
+    type: int
+    default: 604800
   server:
     description: URL under which peers reach the API server, by default the one that this module uses.
     type: str
@@ -59,6 +76,15 @@ ca_sha256:
   description: Digest of the certificates in the kubeconfig.
   type: str
   returned: when O(state=present)
+expires_at:
+  description: When the token ends, empty when it does not.
+  type: str
+  returned: when O(state=present)
+  sample: "2026-05-01T12:00:00Z"
+renewed:
+  description: Why the token was issued anew (V(missing), V(expiring) or V(sa_recreated)), empty when it was not.
+  type: str
+  returned: when O(state=present) and O(token_type=request)
 objects:
   description: What was done with each object.
   type: list
@@ -71,27 +97,47 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.clustermesh.core.plugins.module_utils import _access, _tokens
 from ansible_collections.clustermesh.core.plugins.module_utils._args import spec
 from ansible_collections.clustermesh.core.plugins.module_utils._client import ClusterError, client_of
+from ansible_collections.clustermesh.core.plugins.module_utils._objects import name_of
 from ansible_collections.clustermesh.core.plugins.module_utils._reconcile import result
 
 
 def run(module, client):
     """Makes the account and reads its token."""
-    steps = _tokens.reconcile(module, client, _access.remote_objects())
-    answer = result(steps)
-    if module.params["state"] == "present":
-        answer.update(_tokens.kubeconfig_of(module, client, _access.REMOTE, steps, "clustermesh"))
-    return answer
+    params, definitions = module.params, _access.remote_objects()
+    long_lived, issued = _access.token_secret(_access.REMOTE), _access.issued_secret(_access.REMOTE, "")
+    if params["state"] == "absent":
+        return result(_tokens.reconcile(module, client, [*definitions, long_lived, issued]))
+    if params["token_type"] == "secret":  # noqa: S105
+        steps = _tokens.reconcile(module, client, [*definitions, long_lived])
+        token, more = _tokens.secret_token(module, client, _access.REMOTE, steps), {}
+        other = issued
+    else:
+        steps = _tokens.reconcile(module, client, definitions)
+        token, step, reason = _tokens.requested_token(
+            module, client, _access.REMOTE, params["expiration"], params["renew_before"]
+        )
+        steps, more = [*steps, step], {"renewed": reason}
+        other = long_lived
+    stored = client.read(other)
+    if stored:
+        module.warn(f"{name_of(stored)} still gives access; remove it when every peer has the new token")
+    return {**result(steps), **more, **_tokens.kubeconfig_of(module, client, token, "clustermesh")}
 
 
 def main():
     """Runs the module."""
     arguments = spec(
         state={"type": "str", "choices": ["present", "absent"], "default": "present"},
+        token_type={"type": "str", "choices": ["secret", "request"], "default": "secret", "no_log": False},
+        expiration={"type": "int", "default": 2592000},
+        renew_before={"type": "int", "default": 604800},
         server={"type": "str"},
         tls_server_name={"type": "str"},
         wait_timeout={"type": "float", "default": 30.0},
     )
     module = AnsibleModule(arguments, supports_check_mode=True)
+    if not module.params["renew_before"] < module.params["expiration"]:
+        module.fail_json(msg="renew_before must be less than expiration, or every run would issue a new token")
     try:
         answer = run(module, client_of(module))
     except ClusterError as problem:

@@ -31,3 +31,9 @@ def paris() -> Iterator[ControlPlane]:
 def oslo() -> Iterator[ControlPlane]:
     with ControlPlane(name="oslo", controller_manager=True) as plane:
         yield plane
+
+
+@pytest.fixture
+def rome() -> Iterator[ControlPlane]:
+    with ControlPlane(name="rome", controller_manager=True) as plane:
+        yield plane

@@ -61,6 +61,22 @@ def test_daemon_access_writes_once(ansible, paris):
     assert answer["controller_kubeconfig"] != answer["agent_kubeconfig"]
 
 
+def test_a_requested_token_is_issued_once_and_renewed_near_its_end(ansible, rome):
+    options = {**auth(rome), "token_type": "request", "expiration": 7200, "renew_before": 3600}
+    answer = run_thrice(ansible, rome, "remote_access", options)
+    assert (answer["renewed"], answer["expires_at"] > "2026") == ("", True)
+    start = len(audit(rome))
+    predicted = ansible.run("remote_access", {**options, "expiration": 9000, "renew_before": 8000}, "--check")
+    assert writes(rome, start) == []
+    again = ansible.run("remote_access", {**options, "expiration": 9000, "renew_before": 8000})
+    assert (again["renewed"], actions(again)) == ("expiring", actions(predicted))
+    assert again["kubeconfig"] != answer["kubeconfig"]
+    assert again["expires_at"] > answer["expires_at"]
+    assert "Secret/clustermesh-remote-token" not in actions(again)
+    gone = ansible.run("remote_access", {**auth(rome), "state": "absent"})
+    assert actions(gone)["Secret/clustermesh-remote-issued"] == "delete"
+
+
 def test_peering_prints_no_token(ansible, paris, oslo):
     access = ansible.run("remote_access", auth(oslo))["kubeconfig"]
     token = json.loads(re.search(r"token: (.*)", access).group(1))
@@ -104,6 +120,8 @@ def test_an_unreachable_cluster_is_a_finding(ansible):
 
 def test_access_is_taken_away(ansible, oslo):
     answer = ansible.run("remote_access", {**auth(oslo), "state": "absent"})
-    assert set(actions(answer).values()) == {"delete"}
+    assert {name for name, action in actions(answer).items() if action != "delete"} == {
+        "Secret/clustermesh-remote-issued"
+    }
     again = ansible.run("remote_access", {**auth(oslo), "state": "absent"})
     assert not again["changed"]

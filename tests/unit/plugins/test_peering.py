@@ -73,6 +73,14 @@ def test_strangers_objects_are_conflicts_unless_adopted():
     assert _peering.plan(peers, secrets, configurations, [None, None], adopt=True)[2] == []
 
 
+def test_a_reader_of_somebody_else_is_a_conflict():
+    foreign = _peering.reader(["oslo"])
+    peers = [{"name": "oslo", "kubeconfig": KUBECONFIG}]
+    assert _peering.plan(peers, {}, {}, foreign)[2] == foreign
+    assert _peering.plan(peers, {}, {}, foreign, adopt=True)[2] == []
+    assert _peering.plan([], {}, {}, foreign)[2] == []
+
+
 def test_strangers_objects_are_never_pruned():
     secrets, configurations = present("rome", label=False)
     assert [s for s in _peering.plan([], secrets, configurations, [None, None])[0] if s.action == "delete"] == []

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import json
+
 import pytest
 import yaml
 from ansible_collections.clustermesh.core.plugins.module_utils import _access, _info, _pairs, _preflight
@@ -32,9 +35,33 @@ def test_explicit_pairs_are_a_set():
     assert [p["id"] for p in _pairs.mesh_pairs(["a", "b", "c"], [["b", "a"], ["a", "b"]])] == ["a--b"]
 
 
+@pytest.mark.parametrize(
+    "item",
+    [{"pair": ["a", "b"], "overlay": "On"}, {"pair": ["a", "b"], "mode": 1}, {"overlay": "Enabled"}, {"pair": ["a"]}],
+)
+def test_a_pair_says_nothing_but_who_and_overlay(item):
+    with pytest.raises(_pairs.BadPair):
+        _pairs.mesh_pairs(["a", "b"], [item])
+
+
+def test_a_pair_with_two_minds_is_refused():
+    with pytest.raises(_pairs.BadPair, match="twice"):
+        _pairs.mesh_pairs(["a", "b"], [["a", "b"], {"pair": ["b", "a"], "overlay": "Disabled"}])
+
+
+def test_the_overlay_of_a_pair_wins_on_both_sides():
+    pairs = _pairs.mesh_pairs(["a", "b", "c"], [{"pair": ["b", "a"], "overlay": "Disabled"}, ["a", "c"]])
+    hosts = {"a": {}, "b": {}, "c": {}}
+    assert [(s["name"], s["overlay"]) for s in _pairs.peer_specs(pairs, "a", hosts)] == [
+        ("b", "Disabled"),
+        ("c", "Enabled"),
+    ]
+    assert [(s["name"], s["overlay"]) for s in _pairs.peer_specs(pairs, "b", hosts)] == [("a", "Disabled")]
+
+
 def test_peers_outside_of_the_run_have_no_kubeconfig():
-    hosts = {"a": {"mesh_access_result": {"kubeconfig": "k"}, "mesh_admit": {"podCIDRs": ["x"]}}, "b": {}}
-    assert _pairs.peer_specs(["a", "b"], hosts) == [
+    hosts = {"a": {"mesh_access_result": {"kubeconfig": "k"}, "mesh_admit": {"podCIDRs": ["x"]}}, "b": {}, "c": {}}
+    assert _pairs.peer_specs(_pairs.mesh_pairs(hosts), "c", hosts) == [
         {"name": "a", "overlay": "Enabled", "kubeconfig": "k", "admit": {"podCIDRs": ["x"]}},
         {"name": "b", "overlay": "Enabled"},
     ]
@@ -93,6 +120,30 @@ def test_a_kubeconfig_is_yaml_whatever_the_values():
     assert config["users"][0]["user"] == {"token": 'to"ken'}
     assert config["clusters"][0]["cluster"]["tls-server-name"] == "api.example"
     assert config["clusters"][0]["cluster"]["certificate-authority-data"] == "UEVNCg=="
+
+
+def token(**claims) -> str:
+    payload = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
+    return f"head.{payload}.signature"
+
+
+def bound(uid: str) -> dict:
+    return {"kubernetes.io": {"serviceaccount": {"uid": uid}}}
+
+
+@pytest.mark.parametrize(
+    ("kept", "reason"),
+    [
+        ("", "missing"),
+        ("no token", "missing"),
+        (token(**bound("u")), "missing"),
+        (token(exp=2000, **bound("another")), "sa_recreated"),
+        (token(exp=1100, **bound("u")), "expiring"),
+        (token(exp=1101, **bound("u")), ""),
+    ],
+)
+def test_a_requested_token_is_renewed_for_a_reason(kept, reason):
+    assert _access.renewal(kept, "u", now=1000, renew_before=100) == reason
 
 
 def test_peers_can_read_no_secret_and_write_nothing():
