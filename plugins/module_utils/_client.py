@@ -156,8 +156,9 @@ class Client:
         try:
             return self._pool.request(method, url, body=data, headers=headers, redirect=False)
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as problem:
-            cause = getattr(problem, "reason", None) or problem
-            raise Unreachable(f"{urlsplit(url).netloc} does not answer: {cause}") from problem
+            # urllib3 puts a description of its own object in front
+            cause = str(getattr(problem, "reason", None) or problem).partition("): ")
+            raise Unreachable(f"{urlsplit(url).netloc} does not answer: {cause[2] or cause[0]}") from problem
 
     def get(self, path, query=None):
         """The object at a path, None when there is none."""
