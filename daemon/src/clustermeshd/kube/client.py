@@ -1,17 +1,21 @@
 """A thin client of one API server: typed reads, server-side apply, raw watch streams.
 
 Bodies are decoded straight from bytes into structs; the kubernetes package gave address, TLS and credential (access).
-Every request has a time-out, and a dead peer is noticed by TCP even while a watch is silent: keep-alive probes and a
-bound on unacknowledged data end a half-open connection within 30 s.
+Every request has a time-out. A watch is silent when nothing happens, and so is a dead server: after some silence on
+all its connections a client asks the server whether it lives, once for all watches. TCP cannot tell that alone,
+because the kernel of a hanging server still acknowledges; keep-alive probes cover a peer that is gone altogether.
+What a server answers may be hostile: sizes, pages and decoding are bounded, and only errors of the tree get out.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -22,15 +26,20 @@ from clustermeshd.kube import access as accesses
 from clustermeshd.kube import errors, objects
 from clustermeshd.kube.access import Access
 from clustermeshd.kube.resources import Resource
+from clustermeshd.model.errors import MeshError
 
 _LOG = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=objects.Object)
+S = TypeVar("S")
 
 APPLY = "application/apply-patch+yaml"
 _MAX_BODY = 64 << 20  # bytes of one answer (a page of a list)
 _MAX_LINE = 8 << 20  # bytes of one watch event; etcd holds 1.5 MiB an object
+_MAX_REQUEST_S = 300.0  # a page over a very slow line
+_MAX_EMPTY_PAGES = 100
 _POOL = 50
+OVERSIZE = b""  # stands for a line of a watch that was too long
 _SOCKET_OPTIONS = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
@@ -53,16 +62,40 @@ class Client:
     """One API server, as one identity. To be used as an async context manager, or closed with ``aclose``."""
 
     def __init__(
-        self, access: Access, *, user_agent: str, connect_timeout_s: float = 5, read_timeout_s: float = 15
+        self,
+        access: Access,
+        *,
+        user_agent: str,
+        connect_timeout_s: float = 5,
+        read_timeout_s: float = 15,
+        silence_s: float = 20,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """``silence_s``: a watched server that says nothing for so long, although it was asked halfway, is dead."""
         self._access = access
         self._user_agent = user_agent
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s, sock_read=read_timeout_s)
+        self._timeout = aiohttp.ClientTimeout(
+            total=_MAX_REQUEST_S,
+            connect=3 * connect_timeout_s,  # a free place in the pool included
+            sock_connect=connect_timeout_s,
+            sock_read=read_timeout_s,
+        )
+        self._quiet_s = silence_s / 2
+        self._clock = clock
+        self._heard_at = clock()
+        self._missed_at = -1.0
         self._session: aiohttp.ClientSession | None = None
+        self._probing = asyncio.Lock()
+        self._reloading = asyncio.Lock()
 
     @property
     def server(self) -> str:
         return self._access.server
+
+    @property
+    def access(self) -> Access:
+        """What is used now; another one after credentials were read again."""
+        return self._access
 
     async def __aenter__(self) -> Client:
         return self
@@ -117,19 +150,36 @@ class Client:
         label_selector: str | None = None,
         field_selector: str | None = None,
         limit: int = 500,
+        max_objects: int = 2_000_000,
+        max_object_bytes: int = _MAX_BODY,
+        on_skip: Callable[[str, str], None] | None = None,
     ) -> AsyncIterator[objects.ObjectList[T]]:
-        """A list, page by page (KEP-365)."""
-        query = _selectors(label_selector, field_selector) | {"limit": str(limit)}
+        """A list, page by page (KEP-365); smaller pages where objects are large.
+
+        ``on_skip`` gets key ("" where even that cannot be read) and reason of each object that is left out because
+        it does not decode or is larger than ``max_object_bytes``. A list that goes on without end is Rejected.
+        """
+        query = _selectors(label_selector, field_selector)
         decoder = msgspec.json.Decoder(objects.ObjectList[resource.type])  # type: ignore[name-defined]
+        count = empty = 0
         while True:
-            body = await self.request("GET", resource.path(namespace), query=query)
             try:
-                page: objects.ObjectList[T] = decoder.decode(body)
-            except msgspec.DecodeError:
-                page = _tolerant(body, resource)
+                body = await self.request("GET", resource.path(namespace), query=query | {"limit": str(limit)})
+            except errors.TooLarge:
+                if limit == 1:
+                    raise
+                limit = max(1, limit // 8)
+                continue
+            page = _page(body, resource, decoder, max_object_bytes, on_skip or _log_skip(resource))
             yield page
+            count += len(page.items or ())
+            empty = 0 if page.items else empty + 1
             if not page.metadata.continue_:
                 return
+            if count > max_objects or empty > _MAX_EMPTY_PAGES:
+                raise errors.Rejected(
+                    "ListTooLong", f"{count} objects and no end", where=resource.kind, fix="is this a Kubernetes API?"
+                )
             query["continue"] = page.metadata.continue_
 
     async def apply(
@@ -168,12 +218,22 @@ class Client:
         return _decode(answer, resource.type, f"{resource.kind} {name}")
 
     async def delete(
-        self, resource: Resource[Any], name: str, namespace: str | None = None, *, uid: str | None = None
+        self,
+        resource: Resource[Any],
+        name: str,
+        namespace: str | None = None,
+        *,
+        uid: str | None = None,
+        resource_version: str | None = None,
     ) -> bool:
-        """Deletes the object, with ``uid`` only that very one; False when it is gone already."""
+        """Deletes the object; False when it is gone already.
+
+        With ``uid`` only that very object, with ``resource_version`` only as it was read: else Conflict.
+        """
         options: dict[str, Any] = {"propagationPolicy": "Background"}
-        if uid:
-            options["preconditions"] = {"uid": uid}
+        wanted = {"uid": uid, "resourceVersion": resource_version}
+        if any(wanted.values()):
+            options["preconditions"] = {key: value for key, value in wanted.items() if value}
         try:
             await self.request("DELETE", resource.path(namespace, name), body=msgspec.json.encode(options))
         except errors.NotFound:
@@ -185,7 +245,7 @@ class Client:
         body = await self.request("GET", "/version")
         try:
             return str(msgspec.json.decode(body).get("gitVersion", ""))[:64]
-        except (msgspec.DecodeError, AttributeError):
+        except (*errors.UNDECODABLE, AttributeError):
             return ""
 
     # ---- the wire
@@ -203,23 +263,30 @@ class Client:
         what = f"{method} {path}"
         async with self._open(method, path, query, body, content_type) as response:
             content = await _read(response, what)
-            if response.status < 400:
+            if response.status < 300:
                 return content
-            retry_after = response.headers.get("Retry-After")
-            raise errors.of_status(response.status, content, what, retry_after=retry_after)
+            raise errors.of_status(response.status, content, what, retry_after=response.headers.get("Retry-After"))
 
     @asynccontextmanager
     async def stream(
         self, path: str, query: Mapping[str, str], *, idle_timeout_s: float
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Lines of a watch; Unreachable when none came for ``idle_timeout_s``."""
-        limits = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout.sock_connect, sock_read=idle_timeout_s)
+        """Lines of a watch, OVERSIZE for one that is too long.
+
+        Unreachable when none came for ``idle_timeout_s``, or earlier when the server turns out to be dead.
+        """
+        limits = aiohttp.ClientTimeout(
+            total=None,
+            connect=self._timeout.connect,
+            sock_connect=self._timeout.sock_connect,
+            sock_read=idle_timeout_s,
+        )
         what = f"WATCH {path}"
         async with self._open("GET", path, query, None, "application/json", limits) as response:
-            if response.status >= 400:
+            if response.status >= 300:
                 content = await _read(response, what)
                 raise errors.of_status(response.status, content, what, retry_after=response.headers.get("Retry-After"))
-            yield _lines(response, what)
+            yield self._lines(response, what)
 
     @asynccontextmanager
     async def _open(
@@ -232,39 +299,102 @@ class Client:
         limits: aiohttp.ClientTimeout | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         for last_try in (False, True):
-            session = self._open_session()
+            used = self._access
             headers = {"Accept": "application/json", "User-Agent": self._user_agent}
-            if self._access.token:
-                headers["Authorization"] = f"Bearer {self._access.token}"
+            if used.token:
+                headers["Authorization"] = f"Bearer {used.token}"
             if body is not None:
                 headers["Content-Type"] = content_type
-            async with _translated(f"{method} {self._access.server}{path}"):
-                response = await session.request(
-                    method,
-                    f"{self._access.server}{path}",
-                    params=query,
-                    data=body,
-                    headers=headers,
-                    timeout=limits or self._timeout,
-                    allow_redirects=False,
-                    server_hostname=self._access.tls_server_name,
-                )
+            try:
+                async with _translated(f"{method} {used.server}{path}"):
+                    response = await self._open_session().request(
+                        method,
+                        f"{used.server}{path}",
+                        params=query,
+                        data=body,
+                        headers=headers,
+                        timeout=limits or self._timeout,
+                        allow_redirects=False,
+                        server_hostname=used.tls_server_name,
+                    )
+            except errors.Untrusted:
+                if last_try or not await self._reload(used):
+                    raise
+                continue
+            self._heard_at = self._clock()
             async with response, _translated(f"{method} {path}"):
-                if response.status == 401 and not last_try and await self._reload():
+                if response.status == 401 and not last_try and await self._reload(used):
                     continue
                 yield response
                 return
 
-    async def _reload(self) -> bool:
-        """Reads the credential again where it came from; whether it is another one."""
-        if self._access.source is None and not self._access.in_cluster:
+    async def _reload(self, used: Access) -> bool:
+        """Reads the credential again where it came from; whether there is another one than the one ``used``."""
+        if used.source is None and not used.in_cluster:
             return False
-        fresh = await accesses.from_file(self._access.source, self._access.context)
-        changed = fresh.token != self._access.token or fresh.fingerprint != self._access.fingerprint
-        if changed:
+        async with self._reloading:
+            if self._access is not used:
+                return True
+            try:
+                fresh = await accesses.from_file(used.source, used.context)
+            except MeshError as error:  # half written, or gone for a moment: what we have stays
+                _LOG.warning("credential not read again: %s", error)
+                return False
+            if fresh.token == used.token and fresh.fingerprint == used.fingerprint:
+                return False
             self._access = fresh
             await self.aclose()
-        return changed
+            return True
+
+    async def _lines(self, response: aiohttp.ClientResponse, what: str) -> AsyncIterator[bytes]:
+        pending = bytearray()
+        is_oversize = False
+        async with _translated(what):
+            while chunk := await self._chunk(response):
+                *ends, rest = chunk.split(b"\n")
+                for end in ends:
+                    if is_oversize or len(pending) + len(end) > _MAX_LINE:
+                        yield OVERSIZE
+                    elif pending or end:
+                        yield bytes(pending + end) if pending else end
+                    is_oversize = False
+                    pending.clear()
+                pending += rest
+                if len(pending) > _MAX_LINE:
+                    is_oversize = True
+                    pending.clear()
+
+    async def _chunk(self, response: aiohttp.ClientResponse) -> bytes:
+        """The next bytes of a stream, b"" at its end; asks whether the server lives while there are none."""
+        while True:
+            try:
+                async with asyncio.timeout(self._quiet_s) as quiet:
+                    chunk = await response.content.readany()
+            except TimeoutError:
+                if not quiet.expired():
+                    raise
+                await self._ensure_alive()
+            else:
+                self._heard_at = self._clock()
+                return chunk
+
+    async def _ensure_alive(self) -> None:
+        """Raises Unreachable unless the server said something lately, or does so now; any answer is a sign of life."""
+        asked_at = self._clock()
+        async with self._probing:
+            if self._heard_at > asked_at - self._quiet_s:
+                return
+            if self._missed_at < asked_at:
+                try:
+                    async with asyncio.timeout(self._quiet_s):
+                        await self.server_version()
+                except (TimeoutError, errors.Unreachable):
+                    self._missed_at = self._clock()
+                except MeshError:
+                    return
+                else:
+                    return
+        raise errors.Unreachable(f"{self.server}: silent, and no answer when asked")
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -279,14 +409,14 @@ class Client:
 async def _translated(what: str) -> AsyncIterator[None]:
     try:
         yield
-    except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError, ssl.SSLError) as error:
+    except (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError) as error:
         reason = getattr(getattr(error, "certificate_error", error), "verify_message", "") or type(error).__name__
         raise errors.Untrusted(
             "CertificateRefused", f"TLS: {reason}", where=what, fix="check the CA, the server name and the dates"
         ) from error
     except TimeoutError as error:
         raise errors.Unreachable(f"{what}: timed out") from error
-    except (aiohttp.ClientError, OSError) as error:
+    except (aiohttp.ClientError, OSError, UnicodeError) as error:  # UnicodeError: a host name that is none
         raise errors.Unreachable(f"{what}: {error or type(error).__name__}") from error
 
 
@@ -296,24 +426,9 @@ async def _read(response: aiohttp.ClientResponse, what: str) -> bytes:
     async for chunk in response.content.iter_chunked(1 << 16):
         size += len(chunk)
         if size > _MAX_BODY:
-            raise errors.Rejected("AnswerTooLarge", f"more than {_MAX_BODY} bytes", where=what, fix="fewer objects")
+            raise errors.TooLarge("AnswerTooLarge", f"more than {_MAX_BODY} bytes", where=what, fix="fewer objects")
         chunks.append(chunk)
     return b"".join(chunks)
-
-
-async def _lines(response: aiohttp.ClientResponse, what: str) -> AsyncIterator[bytes]:
-    """Lines of a stream, bounded in length."""
-    pending = bytearray()
-    async with _translated(what):
-        async for chunk in response.content.iter_any():
-            pending += chunk
-            *complete, rest = pending.split(b"\n")
-            for line in complete:
-                if line:
-                    yield bytes(line)
-            pending = bytearray(rest)
-            if len(pending) > _MAX_LINE:
-                raise errors.Busy(f"{what}: an event of more than {_MAX_LINE} bytes")
 
 
 def _selectors(label_selector: str | None, field_selector: str | None) -> dict[str, str]:
@@ -326,25 +441,44 @@ def _document(resource: Resource[Any], body: Mapping[str, Any] | objects.Object)
     return msgspec.json.encode({"apiVersion": resource.api_version, "kind": resource.kind, **document})
 
 
-def _decode(body: bytes, kind: type[T], what: str) -> T:
+def _decode(body: bytes, kind: type[S], what: str) -> S:
     try:
         return msgspec.json.decode(body, type=kind)
-    except msgspec.DecodeError as error:
+    except errors.UNDECODABLE as error:
         raise errors.Rejected("AnswerInvalid", str(error), where=what, fix="is this a Kubernetes API?") from error
 
 
-def _tolerant(body: bytes, resource: Resource[T]) -> objects.ObjectList[T]:
-    """A list of which some objects do not decode: they are left out, the rest stays."""
-    try:
-        raw = msgspec.json.decode(body, type=objects.RawList)
-    except msgspec.DecodeError as error:
-        raise errors.Rejected(
-            "AnswerInvalid", str(error), where=resource.kind, fix="is this a Kubernetes API?"
-        ) from error
+def _page(
+    body: bytes,
+    resource: Resource[T],
+    decoder: msgspec.json.Decoder[objects.ObjectList[T]],
+    max_object_bytes: int,
+    on_skip: Callable[[str, str], None],
+) -> objects.ObjectList[T]:
+    """A page at once where it can be, else object by object: what is too large or does not decode is left out."""
+    if len(body) <= max_object_bytes:
+        with suppress(*errors.UNDECODABLE):
+            return decoder.decode(body)
+    raw = _decode(body, objects.RawList, resource.kind)
     items = []
     for item in raw.items or ():
+        if len(memoryview(item)) > max_object_bytes:
+            on_skip(key_of(item), f"{len(memoryview(item))} bytes")
+            continue
         try:
             items.append(msgspec.json.decode(item, type=resource.type))
-        except msgspec.DecodeError as error:
-            _LOG.warning("%s left out: %s", resource.kind, error)
+        except errors.UNDECODABLE as error:
+            on_skip(key_of(item), str(error))
     return objects.ObjectList(metadata=raw.metadata, items=tuple(items))
+
+
+def key_of(item: msgspec.Raw) -> str:
+    """Key of an object that did not decode, or ""."""
+    try:
+        return msgspec.json.decode(item, type=objects.Object).key
+    except errors.UNDECODABLE:
+        return ""
+
+
+def _log_skip(resource: Resource[Any]) -> Callable[[str, str], None]:
+    return lambda key, why: _LOG.warning("%s %s left out: %s", resource.kind, key, why)

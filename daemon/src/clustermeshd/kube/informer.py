@@ -1,8 +1,12 @@
 """A local copy of one kind, kept current: list, then watch; what was missed surfaces on the next list.
 
 Losing the server empties nothing. A list that comes back is compared with the store, so that objects deleted while
-nobody watched are told as deleted. Rules of the API: resourceVersions are opaque, 410 may come as a status or as an
-event, bookmarks move the version without an object (KEP-956), a server may stream the initial list (KEP-3157).
+nobody watched are told as deleted. Rules of the API: 410 may come as a status or as an event, bookmarks move the
+version without an object (KEP-956), a server may stream the initial list (KEP-3157). Versions are compared in one case
+only: one that went back means a store that was restored, where a watch would wait in silence for what is long past.
+
+An object that cannot be read, or is too large, is counted and left out; its last readable state stays, until it is
+deleted. A kind that answers 404 counts as empty, but what was known of it is dropped only when 404 lasts.
 """
 
 from __future__ import annotations
@@ -19,8 +23,8 @@ from typing import Generic, Literal, TypeVar
 import msgspec
 
 from clustermeshd.kube import objects
-from clustermeshd.kube.client import Client
-from clustermeshd.kube.errors import Expired, NotFound, Rejected, of_status
+from clustermeshd.kube.client import Client, key_of
+from clustermeshd.kube.errors import UNDECODABLE, Expired, NotFound, Rejected, of_status
 from clustermeshd.kube.resources import Resource
 from clustermeshd.model.errors import MeshError
 
@@ -33,7 +37,11 @@ _HEALTHY_S = 30.0  # a watch that lived so long resets the back-off
 _QUICK_S = 1.0
 _QUICK_LIMIT = 3  # empty watches that end at once: the version may be stale, list again
 _IDLE_S = 150.0  # bookmarks come about once a minute
+_INITIAL_IDLE_S = 30.0  # an initial list that stops before its end mark: the server does not know about marks
 _NOT_SERVED_S = 30.0
+_MAX_DIGITS = 20  # of a version; etcd counts in 64 bits
+
+State = Literal["listing", "watching", "waiting", "not served"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +54,32 @@ class Change(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
+class _Event(Generic[T]):
+    """A line of a watch: ``bare`` is its object as far as any kind can be read, ``item`` all of it if it can be."""
+
+    kind: str
+    bare: objects.Object
+    item: T | None
+
+    @property
+    def ends_list(self) -> bool:
+        return self.kind == "BOOKMARK" and self.bare.annotations.get(_INITIAL_END) == "true"
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """What is held of a peer at most; beyond it objects are counted and left out."""
 
     objects: int = 500_000
+    object_bytes: int = 4 << 20  # etcd holds 1.5 MiB
 
 
 class Informer(Generic[T]):
     """A store of one kind; ``on_change`` is called in the event loop and must not block.
 
     ``error`` is why the store is not current right now, None while it is. ``served`` is False while the server does
-    not know the kind: then it counts as synced and empty, and is asked for again now and then.
+    not know the kind: then it counts as synced and empty, and is asked for again now and then. ``skipped`` counts
+    objects that were left out, ``relists`` complete lists after the first.
     """
 
     def __init__(
@@ -71,11 +94,14 @@ class Informer(Generic[T]):
         limits: Limits = Limits(),  # immutable
         clock: Callable[[], float] = time.monotonic,
         max_backoff_s: float = 20.0,
+        gone_after_s: float = 60.0,
     ) -> None:
         self.resource = resource
         self.error: MeshError | None = None
         self.served = True
+        self.state: State = "listing"
         self.skipped = 0
+        self.relists = 0
         self._client = client
         self._path = resource.path(namespace)
         self._namespace = namespace
@@ -85,6 +111,9 @@ class Informer(Generic[T]):
         self._limits = limits
         self._clock = clock
         self._max_backoff_s = max_backoff_s
+        self._gone_after_s = gone_after_s
+        self._gone_since: float | None = None
+        self._is_full = False
         self._store: dict[str, T] = {}
         self._synced = asyncio.Event()
         self._version = ""
@@ -121,18 +150,16 @@ class Informer(Generic[T]):
         while True:
             started = self._clock()
             try:
-                if not self._version:
-                    await self._list()
-                events = await self._watch(self._version, initial=False)
-            except Expired:
-                _LOG.debug("%s: version expired, listing again", self.resource.plural)
+                events = await self._follow(after_failure=failures > 0)
+            except Expired as error:
+                _LOG.debug("%s: version expired, listing again: %s", self.resource.plural, error)
                 self._version = ""
-                self.error = None
                 failures += 1
                 await self._pause(failures, None)
                 continue
             except NotFound as error:
-                await self._not_served(error)
+                failures += 1
+                await self._not_served(error, failures)
                 continue
             except MeshError as error:
                 self._note(error)
@@ -148,6 +175,29 @@ class Informer(Generic[T]):
             if lived < _QUICK_S:
                 await self._pause(max(1, failures), None)
 
+    async def _follow(self, *, after_failure: bool) -> int:
+        """A list where one is needed, then a watch to its end; the number of its events."""
+        if self._is_full and len(self._store) < self._limits.objects:
+            self._version = ""  # there is room now for what was left out
+        if self._version and after_failure and await self._went_back():
+            self._version = ""
+        if not self._version:
+            self.state = "listing"
+            await self._list()
+        return await self._watch(self._version, initial=False)
+
+    async def _went_back(self) -> bool:
+        """Whether the server now is at an older version than we were: its store was restored."""
+        async for page in self._client.pages(
+            self.resource,
+            self._namespace,
+            label_selector=self._label_selector,
+            field_selector=self._field_selector,
+            limit=1,
+        ):
+            return _is_older(page.metadata.resource_version, self._version)
+        return False
+
     def _note(self, error: MeshError) -> None:
         if self.error is None or type(self.error) is not type(error):
             _LOG.warning("%s: %s", self.resource.plural, error)
@@ -155,18 +205,26 @@ class Informer(Generic[T]):
 
     async def _pause(self, failures: int, retry_after_s: float | None) -> None:
         """Full jitter: everybody who lost the same server comes back at another time."""
+        self.state = "waiting"
         limit = min(self._max_backoff_s, 0.25 * 2 ** min(failures, 10))
-        await asyncio.sleep(retry_after_s if retry_after_s is not None else random.uniform(0.05, limit))  # noqa: S311
+        await asyncio.sleep((retry_after_s or 0.05) + random.uniform(0.0, limit))  # noqa: S311
 
-    async def _not_served(self, error: NotFound) -> None:
+    async def _not_served(self, error: NotFound, failures: int) -> None:
+        """A server that just started, or a wrong one behind a balancer, may answer 404 for a while."""
+        self._version = ""
+        now = self._clock()
+        self._gone_since = self._gone_since if self._gone_since is not None else now
+        if self._store and now - self._gone_since < self._gone_after_s:
+            self._note(error)
+            await self._pause(failures, error.retry_after_s)
+            return
         if self.served:
             _LOG.info("%s are not served: %s", self.resource.plural, error)
-        self.served = False
+        self.served, self.state = False, "not served"
         self.error = None
-        self._version = ""
-        self._replace({})
+        self._replace({}, set())
         self._synced.set()
-        await asyncio.sleep(_NOT_SERVED_S * random.uniform(0.5, 1.0))  # noqa: S311
+        await asyncio.sleep(min(_NOT_SERVED_S, 2 * self._max_backoff_s) * random.uniform(0.5, 1.0))  # noqa: S311
 
     # ---- list
 
@@ -174,17 +232,23 @@ class Informer(Generic[T]):
         if self._streams_lists and await self._stream_list():
             return
         found: dict[str, T] = {}
+        kept: set[str] = set()
         version = ""
+        self._is_full = False
         async for page in self._client.pages(
             self.resource,
             self._namespace,
             label_selector=self._label_selector,
             field_selector=self._field_selector,
+            max_objects=4 * self._limits.objects,
+            max_object_bytes=self._limits.object_bytes,
+            on_skip=lambda key, why: self._skip(key, why, kept),
         ):
+            self._last_event = self._clock()
             for item in page.items or ():
                 self._take(found, item)
             version = page.metadata.resource_version
-        self._listed(found, version)
+        self._listed(found, kept, version)
 
     async def _stream_list(self) -> bool:
         """The list as a stream of events, where the server can (WatchList); False where it cannot."""
@@ -192,26 +256,36 @@ class Informer(Generic[T]):
             await self._watch("", initial=True)
         except Rejected:  # the server does not know sendInitialEvents
             self._streams_lists = False
-            return False
-        return bool(self._version)
+        except TimeoutError:
+            _LOG.info("%s: the server streams a list without end mark", self.resource.plural)
+            self._streams_lists = False
+        else:
+            self._streams_lists = bool(self._version)
+        return self._streams_lists
 
     def _take(self, found: dict[str, T], item: T) -> None:
-        if len(found) >= self._limits.objects:
-            self.skipped += 1
+        if len(found) >= self._limits.objects and item.key not in found:
+            self._overflow(item.key)
             return
         found[item.key] = item
 
-    def _listed(self, found: dict[str, T], version: str) -> None:
+    def _overflow(self, key: str) -> None:
+        self._is_full = True
+        self._skip(key, f"there are more than {self._limits.objects}", set())
+
+    def _listed(self, found: dict[str, T], kept: set[str], version: str) -> None:
         self.served = True
         self.error = None
+        self._gone_since = None
+        self.relists += self._synced.is_set()
         self._last_event = self._clock()
         self._version = version
-        self._replace(found)
+        self._replace(found, kept)
         self._synced.set()
 
-    def _replace(self, found: dict[str, T]) -> None:
+    def _replace(self, found: dict[str, T], kept: set[str]) -> None:
         """Takes over a complete list; tells only what differs, deletions included."""
-        for key in [key for key in self._store if key not in found]:
+        for key in [key for key in self._store if key not in found and key not in kept]:
             self._deleted(key)
         for item in found.values():
             self._stored(item)
@@ -219,9 +293,10 @@ class Informer(Generic[T]):
     def _stored(self, item: T) -> None:
         old = self._store.get(item.key)
         if old is None and len(self._store) >= self._limits.objects:
-            self.skipped += 1
+            self._overflow(item.key)
             return
-        if old is not None and old.metadata.resource_version == item.metadata.resource_version:
+        version = item.metadata.resource_version
+        if old is not None and (old.metadata.resource_version == version if version else old == item):
             return
         self._store[item.key] = item
         self._tell(Change("added" if old is None else "modified", old, item))
@@ -251,60 +326,94 @@ class Informer(Generic[T]):
             query["fieldSelector"] = self._field_selector
         count = 0
         found: dict[str, T] = {}
-        async with self._client.stream(self._path, query, idle_timeout_s=_IDLE_S) as lines:
+        kept: set[str] = set()
+        async with (
+            asyncio.timeout(_INITIAL_IDLE_S if initial else None) as patience,
+            self._client.stream(self._path, query, idle_timeout_s=_IDLE_S) as lines,
+        ):
             if not initial:
-                self.error = None
+                self._is_watching()
             async for line in lines:
                 count += 1
                 self._last_event = self._clock()
-                event = self._event(line)
+                event = self._event(line, kept)
+                if initial:
+                    patience.reschedule(asyncio.get_running_loop().time() + _INITIAL_IDLE_S)
                 if event is None:
                     continue
-                kind, item, ended = event
                 if not initial:
-                    self._apply(kind, item)
-                elif ended:
-                    self._listed(found, item.metadata.resource_version)
+                    self._apply(event)
+                elif event.ends_list:
+                    self._listed(found, kept, event.bare.metadata.resource_version)
+                    self._is_watching()
+                    patience.reschedule(None)
                     initial = False
-                elif kind in ("ADDED", "MODIFIED"):
-                    self._take(found, item)
-                elif kind == "DELETED":
-                    found.pop(item.key, None)
+                elif event.kind == "DELETED":
+                    found.pop(event.bare.key, None)
+                elif event.item is not None:
+                    self._take(found, event.item)
         return count
 
-    def _event(self, line: bytes) -> tuple[str, T, bool] | None:
-        """Kind and object of a line, and whether it ends the initial list; None for one that cannot be read."""
+    def _is_watching(self) -> None:
+        self.error = None
+        self._gone_since = None
+        self.state = "watching"
+
+    def _event(self, line: bytes, kept: set[str]) -> _Event[T] | None:
+        """What a line says; None for one that says nothing readable. An ERROR is raised."""
         try:
             envelope = self._envelope.decode(line)
-        except msgspec.DecodeError as error:
-            self._skip(error)
+        except UNDECODABLE as error:
+            self._skip("", str(error) if line else "too long", kept)
             return None
+        body = envelope.object
         if envelope.type == "ERROR":
-            raise _told(bytes(envelope.object), self.resource.plural)
+            raise _told(bytes(body), self.resource.plural)
+        if len(memoryview(body)) > self._limits.object_bytes:
+            return self._unreadable(envelope, f"{len(memoryview(body))} bytes", kept)
         try:
-            item = self._decoder.decode(envelope.object)
-        except msgspec.DecodeError as error:
-            self._skip(error)
+            item = self._decoder.decode(body)
+        except UNDECODABLE as error:
+            return self._unreadable(envelope, str(error), kept)
+        return _Event(envelope.type, item, item)
+
+    def _unreadable(self, envelope: objects.RawEvent, why: str, kept: set[str]) -> _Event[T] | None:
+        """An object that is left out may still be deleted, and moves the version as any other."""
+        self._skip(key_of(envelope.object), why, kept)
+        try:
+            bare = msgspec.json.decode(envelope.object, type=objects.Object)
+        except UNDECODABLE:
             return None
-        ended = envelope.type == "BOOKMARK" and item.annotations.get(_INITIAL_END) == "true"
-        return envelope.type, item, ended
+        return _Event(envelope.type, bare, None)
 
-    def _skip(self, error: Exception) -> None:
+    def _skip(self, key: str, why: str, kept: set[str]) -> None:
         self.skipped += 1
+        if key in self._store:
+            kept.add(key)
         if self.skipped == 1:
-            _LOG.warning("%s: an object is left out: %s", self.resource.plural, error)
+            _LOG.warning("%s %s is left out: %s", self.resource.kind, key, why)
 
-    def _apply(self, kind: str, item: T) -> None:
-        if kind == "DELETED":
-            self._deleted(item.key)
-        elif kind in ("ADDED", "MODIFIED"):
-            self._stored(item)
-        self._version = item.metadata.resource_version or self._version
+    def _apply(self, event: _Event[T]) -> None:
+        version = event.bare.metadata.resource_version
+        if _is_older(version, self._version):
+            raise Expired(f"version went back from {self._version} to {version}")
+        if event.kind == "DELETED":
+            self._deleted(event.bare.key)
+        elif event.kind in ("ADDED", "MODIFIED") and event.item is not None:
+            self._stored(event.item)
+        self._version = version or self._version
+
+
+def _is_older(version: str, known: str) -> bool:
+    """Whether ``version`` is before ``known``; never where one of them is no plain number of sane length."""
+    if any(not (v.isascii() and v.isdigit()) or len(v) > _MAX_DIGITS for v in (version, known)):
+        return False
+    return int(version) < int(known)
 
 
 def _told(body: bytes, what: str) -> MeshError:
     try:
         code = msgspec.json.decode(body, type=objects.Status).code
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         code = 500
     return of_status(code or 500, body, f"WATCH {what}")
