@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import tempfile
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -58,6 +59,20 @@ async def test_a_plain_kubeconfig_works(document):
         ((*CLUSTER, "proxy-url"), "http://proxy", "clusters[].cluster.proxy-url"),
         ((*CLUSTER, "insecure-skip-tls-verify"), True, "insecure-skip-tls-verify"),
         ((*CLUSTER, "server"), "http://127.0.0.1", "https"),
+        ((*CLUSTER, "server"), "https://", "names no host"),
+        ((*CLUSTER, "server"), "https://x:99999", "is no URL"),
+        ((*CLUSTER, "server"), "https://[::1", "is no URL"),
+        ((*CLUSTER, "server"), "https://a..b", "names no host"),
+        ((*CLUSTER, "server"), "https://" + "a" * 64 + ".example", "names no host"),
+        ((*CLUSTER, "server"), "https://b\u00fccher.example", "outside ASCII"),
+        ((*CLUSTER, "server"), "https://a\n.example", "control characters"),
+        ((*CLUSTER, "server"), "https://127.0.0.1/?x=1", "more than a host"),
+        ((*CLUSTER, "server"), "https://canary:canary@127.0.0.1", "user information"),
+        ((*CLUSTER, "tls-server-name"), "a..b", "tls-server-name"),
+        ((*CLUSTER, "tls-server-name"), ["x"], "tls-server-name"),
+        ((*USER, "token"), "canary\r\nX-Evil: 1", "users[].user.token"),
+        ((*USER, "token"), "can\u00e4ry", "users[].user.token"),
+        ((*USER, "token"), 17, "users[].user.token"),
         ((*CLUSTER, "certificate-authority-data"), None, "certificate-authority-data"),
         ((*CLUSTER, "certificate-authority-data"), "!!", "not base64"),
         (("current-context",), "other", "current-context"),
@@ -69,6 +84,7 @@ async def test_what_a_foreign_kubeconfig_may_not_hold_is_refused_by_name(documen
     with pytest.raises(Refused) as caught:
         await from_secret(altered(document, path, value), "Secret a/b")
     assert named in str(caught.value)
+    assert "canary" not in str(caught.value)
     assert "Secret a/b" in str(caught.value)
 
 
@@ -106,6 +122,29 @@ async def test_a_wrong_token_is_unauthorized(document):
     async with Client(await from_secret(content, "w"), user_agent="t") as client:
         with pytest.raises(errors.Unauthorized):
             await client.get(resources.NAMESPACES, "kube-system")
+
+
+@pytest.mark.parametrize("write", [True, False])
+async def test_key_material_is_in_no_file_after_a_kubeconfig_was_read(document, tmp_path, monkeypatch, write):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    content = yaml.safe_dump(document).encode()
+    if write:
+        (tmp_path / "config").write_bytes(content)
+        access = await from_file(tmp_path / "config")
+    else:
+        access = await from_secret(content, "w")
+    assert list((tmp_path / "tmp").iterdir()) == []
+    async with Client(access, user_agent="t") as client:
+        assert await client.server_version()
+
+
+async def test_user_information_in_our_own_kubeconfig_is_refused_and_never_printed(document, tmp_path):
+    path = tmp_path / "config"
+    path.write_bytes(altered(document, (*CLUSTER, "server"), "https://canary:canary@127.0.0.1"))
+    with pytest.raises(Fatal, match="user information") as caught:
+        await from_file(path)
+    assert "canary" not in str(caught.value)
 
 
 async def test_a_missing_file_says_what_to_set(tmp_path):

@@ -13,13 +13,17 @@ import binascii
 import hashlib
 import json
 import os
+import re
 import ssl
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 from kubernetes.aio.client.configuration import Configuration
@@ -46,6 +50,9 @@ _FORBIDDEN_CLUSTER = {
     "proxy-url": "would send traffic through a proxy",
     "insecure-skip-tls-verify": "would trust any server",
 }
+_DNS_NAME = re.compile(r"(?=.{1,253}\Z)[a-zA-Z0-9_]([-a-zA-Z0-9_]{0,61}[a-zA-Z0-9_])?(\.[-a-zA-Z0-9_]{1,63})*\.?")
+_PATH = re.compile(r"[A-Za-z0-9._~/-]*")
+_TOKEN = re.compile(r"[\x21-\x7e]+")  # what a header may carry
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +85,22 @@ async def from_file(path: Path | None, context: str | None = None) -> Access:
         return _access(configuration, fingerprint="", source=None, context=None, in_cluster=True)
     try:
         content = await asyncio.to_thread(path.read_bytes)
-        await load_kube_config(str(path), context=context, client_configuration=configuration, persist_config=False)
+        with _private_files() as private:
+            await load_kube_config(
+                str(path),
+                context=context,
+                client_configuration=configuration,
+                persist_config=False,
+                temp_file_path=private,
+            )
+            digest = hashlib.sha256(content).hexdigest()
+            return _access(configuration, fingerprint=digest, source=path, context=context)
+    except ssl.SSLError as error:
+        raise Fatal(f"kubeconfig {path}: certificates or key: {error.reason or 'unusable'}") from None
     except OSError as error:
         raise Fatal(f"kubeconfig {path}: {error.strerror or error}; name a readable one with --kubeconfig") from error
     except (ConfigException, yaml.YAMLError) as error:
         raise Fatal(f"kubeconfig {path}: {str(error).splitlines()[0]}; see `kubectl config view`") from error
-    digest = hashlib.sha256(content).hexdigest()
-    return _access(configuration, fingerprint=digest, source=path, context=context)
 
 
 async def from_secret(content: bytes, where: str) -> Access:
@@ -95,7 +111,7 @@ async def from_secret(content: bytes, where: str) -> Access:
     _check_user(user, where)
     configuration = Configuration()
     try:
-        with tempfile.TemporaryDirectory(prefix="clustermesh-") as private:  # made 0700; gone with its files below
+        with _private_files() as private:
             await load_kube_config_from_dict(
                 {**document, "current-context": context}, client_configuration=configuration, temp_file_path=private
             )
@@ -105,6 +121,14 @@ async def from_secret(content: bytes, where: str) -> Access:
         raise _refused(
             "it cannot be used", where, f"{type(error).__name__}; check certificates, key and server"
         ) from None
+
+
+@contextmanager
+def _private_files() -> Iterator[str]:
+    """A directory (0700) for the files that the kubernetes package makes of key material; gone at the end."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="clustermesh-") as private:
+            yield private
     finally:
         _forget_temporary_files()
 
@@ -119,6 +143,8 @@ def _access(
 ) -> Access:
     bearer = configuration.api_key.get("BearerToken", "")
     token = bearer.removeprefix("Bearer ").strip() or None
+    if problem := server_problem(configuration.host) or (_token_problem(token) if token else None):
+        raise Fatal(f"kubeconfig {source or 'of the service account'}: {problem}")
     ends = [end for end in (_token_end(token), _certificate_end(configuration.cert_file)) if end is not None]
     return Access(
         server=configuration.host.rstrip("/"),
@@ -187,6 +213,11 @@ def _check_cluster(cluster: Mapping[str, Any], where: str) -> None:
     server = cluster.get("server")
     if not isinstance(server, str) or not server.startswith("https://"):
         raise _refused("clusters[].cluster.server is not https://", where, "set the API server's https URL")
+    if problem := server_problem(server):
+        raise _refused(f"clusters[].cluster.server {problem}", where, "set https://HOST:PORT")
+    name = cluster.get("tls-server-name")
+    if name and not (isinstance(name, str) and _is_host(name)):
+        raise _refused("clusters[].cluster.tls-server-name is no host name", where, "set the name in the certificate")
     if not isinstance(cluster.get("certificate-authority-data"), str) or not cluster["certificate-authority-data"]:
         raise _refused(
             "clusters[].cluster.certificate-authority-data is missing", where, "set it; system roots are never used"
@@ -200,12 +231,46 @@ def _check_user(user: Mapping[str, Any], where: str) -> None:
             raise _refused(
                 f"users[].user.{key} {why}", where, "use token or client-certificate-data and client-key-data"
             )
+    token = user.get("token")
+    if token and not isinstance(token, str):
+        raise _refused("users[].user.token is no text", where, "set the bearer token")
+    if token and (problem := _token_problem(token.strip())):
+        raise _refused(f"users[].user.token {problem}", where, "set the bearer token as it was issued")
     certificate = bool(user.get("client-certificate-data")) and bool(user.get("client-key-data"))
-    if not certificate and not (isinstance(user.get("token"), str) and user["token"].strip()):
+    if not certificate and not (token and token.strip()):
         raise _refused(
             "users[].user has no credential", where, "set token, or client-certificate-data and client-key-data"
         )
     _check_base64(user, ("client-certificate-data", "client-key-data"), "users[].user", where)
+
+
+def server_problem(server: str) -> str | None:
+    """What is wrong with the URL of an API server; never quotes it, because it may hold a password."""
+    try:
+        parts = urlsplit(server)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        return "is no URL"
+    if not _TOKEN.fullmatch(server):
+        return "holds blanks, control characters or letters outside ASCII"
+    if "@" in parts.netloc:
+        return "holds user information"
+    if "?" in server or "#" in server or not _PATH.fullmatch(parts.path):
+        return "has more than a host, a port and a plain path"
+    return None if _is_host(host) else "names no host"
+
+
+def _is_host(text: str) -> bool:
+    try:
+        return "%" not in str(ip_address(text))
+    except ValueError:
+        return _DNS_NAME.fullmatch(text) is not None
+
+
+def _token_problem(token: str) -> str | None:
+    return (
+        None if _TOKEN.fullmatch(token) or not token else "holds blanks, control characters or letters outside ASCII"
+    )
 
 
 def _check_base64(entry: Mapping[str, Any], keys: tuple[str, ...], path: str, where: str) -> None:
