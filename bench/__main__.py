@@ -1,0 +1,81 @@
+"""``python -m bench NAME [options]``: run one benchmark; 0 within its limits, 1 beyond, 2 where it cannot run."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Protocol
+
+from bench.report import BenchError, Ratio, exit_status, load
+
+
+class Benchmark(Protocol):
+    """What a module of a benchmark offers."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Its own options."""
+
+    def run(self, options: argparse.Namespace) -> list[Ratio]:
+        """Print figures, return ratios. Raises ``BenchError``."""
+
+
+NAMES = {
+    "program-nodes": "10,000 remote nodes from nothing into the kernel, against ip -batch",
+    "resync-idle": "CPU of a reconcile that finds nothing to do, against ip -j dumps",
+    "restart-loss": "packets lost while the agent is killed and started 50 times",
+    "throughput": "TCP and small UDP packets pod to remote pod, against a bare VXLAN device",
+    "agent-memory": "resident memory of the agent with 10 and 10,000 remote nodes",
+    "event-to-kernel": "RemoteNode written until its route stands, against a shell loop on kubectl and ip",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("--list", action="store_true", help="names and what each measures")
+    chosen = parser.add_subparsers(dest="name", metavar="NAME")
+    modules = {name: _module(name) for name in NAMES}
+    for name, title in NAMES.items():
+        modules[name].add_arguments(chosen.add_parser(name, help=title, description=title))
+    options = parser.parse_args(arguments)
+    if options.list or not options.name:
+        for name, title in NAMES.items():
+            print(f"{name:<18}{title}")
+        return 0
+    if os.geteuid() != 0:
+        print(f"{options.name} makes network namespaces: run it as root", file=sys.stderr)
+        return 2
+    return _run(options.name, modules[options.name], options)
+
+
+def _run(name: str, module: Benchmark, options: argparse.Namespace) -> int:
+    signal.signal(signal.SIGTERM, _interrupt)  # so that namespaces and processes go as on Ctrl-C
+    print(f"{name}: {NAMES[name]}; {load()}", flush=True)
+    try:
+        ratios = module.run(options)
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130
+    except (BenchError, AssertionError, subprocess.SubprocessError, FileNotFoundError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    for ratio in ratios:
+        print(ratio)
+    return exit_status(ratios)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _module(name: str) -> Benchmark:
+    module: Benchmark = importlib.import_module(f"bench.{name.replace('-', '_')}")  # type: ignore[assignment]
+    return module
+
+
+if __name__ == "__main__":
+    sys.exit(main())
