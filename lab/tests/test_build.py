@@ -40,6 +40,14 @@ def test_a_ready_made_program_is_used(tmp_path, monkeypatch):
     assert build.program("etcd") == [str(ready)]
 
 
+def test_only_what_was_asked_for_is_built(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLUSTERMESH_LAB_CACHE", str(tmp_path))
+    assert build.missing(("calico",)) == ["calico"]
+    assert not {"calico", "e2e"} & set(build.missing())
+    with pytest.raises(LabError, match="'cilium' is no component of the lab: one of kube,"):
+        build.ensure(("cilium",))
+
+
 def test_an_unknown_program_is_refused():
     with pytest.raises(LabError, match="'docker' is no program of the lab"):
         build.program("docker")

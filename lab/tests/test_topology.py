@@ -10,7 +10,7 @@ def parse(text: str) -> Topology:
     return Topology.parse(yaml.safe_load(text), "lab.yaml")
 
 
-@pytest.mark.parametrize("name", ["demo", "tiny", "three", "v6", "dual"])
+@pytest.mark.parametrize("name", ["demo", "tiny", "three", "v6", "dual", "calico"])
 def test_presets_are_valid_and_survive_being_recorded(name):
     topology = Topology.preset(name)
     assert Topology.from_json(topology.to_json()) == topology
@@ -42,6 +42,12 @@ def test_flags_are_taken_with_or_without_dashes():
     assert cluster.flags == {"kube-apiserver": {"v": "4", "profiling": "true"}}
 
 
+def test_options_of_calico_are_completed():
+    (cluster,) = parse("clusters: {one: {cni: calico, calico: {encapsulation: None}}}").clusters
+    assert cluster.calico == {"encapsulation": "None", "ipam": "podcidr"}
+    assert Topology.from_json(Topology((cluster,)).to_json()).clusters == (cluster,)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -54,7 +60,11 @@ def test_flags_are_taken_with_or_without_dashes():
         ("clusters: {a: {nodes: [n1, n1]}}", "a node is named twice"),
         ("clusters: {a: {nodes: true}}", "clusters.a.nodes: a number up to 200 or a list of names"),
         ("clusters: {a: {nodes: 300}}", "clusters.a.nodes: a number up to 200"),
-        ("clusters: {a: {cni: calicoo}}", "clusters.a.cni: 'calicoo' is none of bridge, none, ptp"),
+        ("clusters: {a: {cni: calicoo}}", "clusters.a.cni: 'calicoo' is none of bridge, calico, none, ptp"),
+        ("clusters: {a: {calico: {ipam: calico}}}", "clusters.a.calico: options of Calico, but cni is ptp"),
+        ("clusters: {a: {cni: calico, calico: {ipam: dhcp}}}", "clusters.a.calico.ipam: 'dhcp' is none of podcidr"),
+        ("clusters: {a: {cni: calico, calico: {mtu: 9}}}", "clusters.a.calico: unknown field 'mtu'; there are encap"),
+        ("clusters: {a: {cni: calico, families: [ipv6]}}", "clusters.a.families: the lab's Calico has ipv4 only"),
         ("clusters: {a: {proxy: ipvs}}", "clusters.a.proxy: 'ipvs' is none of nftables, iptables, none"),
         ("clusters: {a: {dns: maybe}}", "clusters.a.dns: true or false is needed"),
         ("clusters: {a: {pods: 10.0.0.1/16}}", "clusters.a.pods: 10.0.0.1/16 has host bits set"),
@@ -75,7 +85,7 @@ def test_what_breaks_a_rule_is_named(text, said):
 def test_a_missing_file_and_an_unknown_preset_are_told_apart(tmp_path):
     with pytest.raises(InvalidTopology, match="No such file"):
         Topology.find(str(tmp_path / "x.yaml"))
-    with pytest.raises(InvalidTopology, match="no preset 'big'; there are demo"):
+    with pytest.raises(InvalidTopology, match="no preset 'big'; there are calico, demo"):
         Topology.find("big")
 
 

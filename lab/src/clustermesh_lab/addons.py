@@ -11,7 +11,7 @@ from .images import coredns_image
 from .kubeapi import UNREACHABLE, Api, ApiError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from .topology import Cluster
 
@@ -54,6 +54,20 @@ def apply(api: Api, cluster: Cluster) -> None:
                 if refused or time.monotonic() > deadline:
                     raise LabError(f"{obj['kind']} {obj['metadata']['name']}: {error}") from error
                 time.sleep(0.2)
+
+
+def apply_manifest(kubectl: Callable[..., str], text: str) -> None:
+    """Server-side apply of a manifest's objects."""
+    deadline = time.monotonic() + RETRY_FOR_S
+    while True:
+        try:
+            kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=text)
+        except LabError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+        else:
+            return
 
 
 def _rbac(kind: str) -> str:

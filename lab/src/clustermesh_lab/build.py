@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import tomllib
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,12 +42,13 @@ KUBE_PARTS = (
 )
 NODE_COMPONENTS = ("kube", "containerd", "runc", "cni")
 IMAGE_COMPONENTS = ("agnhost", "coredns", "pause")
+EVERY_LAB = NODE_COMPONENTS + IMAGE_COMPONENTS
 APT_OF_MODULE = {"libseccomp": "libseccomp-dev"}
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One Go program of a component."""
+    """One Go program of a component; a package's test program where its name ends in .test."""
 
     name: str
     package: str
@@ -65,6 +66,8 @@ class Component:
     version: str
     source: str
     programs: tuple[Program, ...]
+    files: tuple[tuple[str, str, str], ...] = field(default=(), repr=False)
+    """Files taken from a module as they are: name, module, path in the module."""
 
 
 @functools.cache
@@ -84,7 +87,8 @@ def components() -> dict[str, Component]:
             )
             for program, options in entry["programs"].items()
         )
-        found[name] = Component(name, entry["version"], entry.get("source", name), programs)
+        files = tuple((file, f["module"], f["path"]) for file, f in entry.get("files", {}).items())
+        found[name] = Component(name, entry["version"], entry.get("source", name), programs, files)
     return found
 
 
@@ -128,11 +132,14 @@ def identity(name: str) -> str:
     return f"{path}:{facts.st_size}:{facts.st_mtime_ns}"
 
 
-def missing() -> list[str]:
-    """Components that `ensure` would have to build."""
+def missing(names: tuple[str, ...] = EVERY_LAB) -> list[str]:
+    """Those of these components that `ensure` would have to build."""
+    known = components()
+    if unknown := [n for n in names if n not in known]:
+        raise LabError(f"{unknown[0]!r} is no component of the lab", do=f"one of {', '.join(known)}", exit_code=2)
     return [
         c.name
-        for c in components().values()
+        for c in map(known.__getitem__, names)
         if not _is_ready_made(c) and not (cache() / "programs" / f"{c.name}-{c.version}-{_fingerprint(c)}").is_dir()
     ]
 
@@ -147,14 +154,14 @@ def _ready_made(name: str) -> Path | None:
 
 def _is_ready_made(component: Component) -> bool:
     names = KUBE_PARTS if component.name == "kube" else [p.name for p in component.programs]
-    return all(_ready_made(name) for name in names)
+    return not component.files and all(_ready_made(name) for name in names)
 
 
-def ensure(names: tuple[str, ...] = NODE_COMPONENTS + IMAGE_COMPONENTS) -> None:
+def ensure(names: tuple[str, ...] = EVERY_LAB) -> None:
     """Build what is not there yet. The first time takes minutes."""
-    absent = [n for n in names if n in missing()]
+    absent = missing(names)
     if absent:
-        say(f"building {', '.join(absent)} from source; once, the Kubernetes programs take some minutes")
+        say(f"building {', '.join(absent)} from source; once, those of Kubernetes and Calico take some minutes")
     for name in absent:
         directory(name)
 
@@ -191,7 +198,8 @@ def _as_numbers(version_text: str) -> list[int]:
 
 def _fingerprint(component: Component) -> str:
     digest = hashlib.sha256(repr((component, _go_version())).encode())
-    for file in sorted((SOURCES / component.source).iterdir()):
+    digest.update("".join(map(str, component.files)).encode())
+    for file in sorted((SOURCES / component.source).rglob("*")):
         if file.name in ("go.mod", "go.sum") or file.suffix == ".go":
             digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()[:16]
@@ -229,6 +237,8 @@ def _build(component: Component, ready: Path) -> None:
         for item in component.programs:
             with step(f"built {item.name} {component.version}"):
                 _compile(item, source, out)
+        for name, module, path in component.files:
+            _take(module, path, source, out / name)
         out.rename(ready)
 
 
@@ -236,5 +246,13 @@ def _compile(item: Program, source: Path, out: Path) -> None:
     flags = " ".join(["-s", "-w", *(f"-X {s}" for s in item.stamp)])
     env = os.environ | {"CGO_ENABLED": "1" if item.cgo else "0", "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly"}
     tags = ["-tags", item.tags] if item.tags else []
-    line = ["go", "build", "-trimpath", *tags, "-ldflags", flags, "-o", str(out / item.name), item.package]
+    kind = ["go", "test", "-c"] if item.name.endswith(".test") else ["go", "build"]
+    line = [*kind, "-trimpath", *tags, "-ldflags", flags, "-o", str(out / item.name), item.package]
     run(*line, env=env, cwd=source, timeout_s=3600)
+
+
+def _take(module: str, path: str, source: Path, out: Path) -> None:
+    """A file of a pinned module, whose hash Go has checked."""
+    env = os.environ | {"GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly"}
+    folder = run("go", "list", "-m", "-f", "{{.Dir}}", module, env=env, cwd=source).strip()
+    shutil.copyfile(Path(folder) / path, out)

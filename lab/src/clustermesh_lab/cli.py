@@ -241,10 +241,11 @@ def _setup(_: argparse.Namespace) -> int:
     return 3 if left else 0
 
 
-def _build(_: argparse.Namespace) -> None:
-    build.ensure()
-    for component in build.components().values():
-        print(f"{component.name}\t{component.version}\t{build.directory(component.name)}")
+def _build(arguments: argparse.Namespace) -> None:
+    names = tuple(arguments.component) or (*build.EVERY_LAB, "calico")
+    build.ensure(names)
+    for name in names:
+        print(f"{name}\t{build.version(name)}\t{build.directory(name)}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -323,7 +324,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("doctor", _doctor, "what this machine lacks, and how to get it")
     sub.add_argument("--machines", action="store_true", help="for `lab up --machines` too")
     command("setup", _setup, "install what is missing (Debian, Ubuntu)")
-    command("build", _build, "build all programs now")
+    sub = command("build", _build, "build programs now", "lab build\n  lab build e2e")
+    sub.add_argument("component", nargs="*", help=f"of {', '.join(build.components())} (default: what the tests need)")
     sub = command("completion", _completion, "shell completion", 'eval "$(lab completion bash)"')
     sub.add_argument("shell", choices=["bash"])
     return parser

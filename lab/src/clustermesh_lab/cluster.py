@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import addons, arguments
+from . import addons, arguments, calico
 from . import node as nodes
 from .build import program
 from .cgroups import Group
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 API_PORT = 6443
 API_READY_S = 180
-CONTROL_PLANE_PARTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "podnet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +292,8 @@ class LabCluster:
         self.wait_api()
         (self.control / "api-ready").touch()
         addons.apply(self.api, self.spec)
+        if self.spec.cni == calico.COMPONENT:
+            addons.apply_manifest(self.kubectl, calico.objects())
 
     def wait_api(self, timeout_s: float = API_READY_S) -> None:
         """Until the API server says it is ready."""
@@ -330,7 +331,7 @@ class LabCluster:
         for name in self.spec.nodes:
             if name not in present:
                 return f"node {name} has not registered (see `lab logs {self.name}/{name} kubelet`)"
-        if not PLUGINS[self.spec.cni].LAB_ROUTES:
+        if not PLUGINS[self.spec.cni].LAB_INSTALLS:
             return ""
         for name, node in present.items():
             ready = next((c for c in node["status"].get("conditions", ()) if c["type"] == "Ready"), None)
@@ -371,6 +372,9 @@ class LabCluster:
             {"name": "kube-controller-manager", "argv": arguments.controller_manager(self.plan), "wait_for": ready},
             {"name": "kube-scheduler", "argv": arguments.scheduler(self.plan), "wait_for": ready},
         ]
+        if self.spec.cni == calico.COMPONENT:
+            kubeconfig = calico.credentials(self.authority, calico.CONTROLLERS, self.url, self.name)
+            found.append(calico.controllers(kubeconfig, self.control, ready))
         if PLUGINS[self.spec.cni].LAB_ROUTES:
             spec = self.control / "podnet.json"
             private_file(spec, json.dumps(nodes.podnet_spec(self.spec, self.url, "", str(self.plan.pki))))

@@ -35,7 +35,12 @@ def sandbox_image() -> str:
     return SANDBOX_IMAGE.format(version=version("pause"))
 
 
-def config(root: str = "/var/lib/containerd", state: str = "/run/containerd", runc: str = "runc") -> str:
+def config(
+    root: str = "/var/lib/containerd",
+    state: str = "/run/containerd",
+    runc: str = "runc",
+    cni: Sequence[str] = ("/opt/cni/bin",),
+) -> str:
     """config.toml: what a cluster's node has, less what a machine without privileges over rlimits refuses."""
     return f"""version = 3
 root = '{root}'
@@ -55,7 +60,7 @@ imports = []
   disable_apparmor = true
   ignore_deprecation_warnings = ['io.containerd.deprecation/cgroup-v1']
   [plugins.'io.containerd.cri.v1.runtime'.cni]
-    bin_dirs = ['/opt/cni/bin']
+    bin_dirs = {list(cni)}
     conf_dir = '/etc/cni/net.d'
   [plugins.'io.containerd.cri.v1.runtime'.containerd]
     default_runtime_name = 'runc'

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import build, containerd, doctor, images, network
+from . import build, calico, containerd, doctor, images, network
 from .cgroups import Group, remove_root_if_empty
 from .cluster import Context, LabCluster, LabNode
 from .command import attempt
@@ -55,7 +55,7 @@ class Lab:
         """Bring a lab up, or what is missing of it; returns when every node is Ready and DNS answers."""
         store = Store(lab_name(name))
         doctor.require(machines=machines)
-        build.ensure()
+        build.ensure((*build.EVERY_LAB, calico.COMPONENT) if calico.is_used(topology.clusters) else build.EVERY_LAB)
         containerd.template(images.base_images())
         if machines:
             root_file_system()

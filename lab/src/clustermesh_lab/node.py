@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import containerd
+from . import calico, containerd
 from .arguments import CLUSTER_DOMAIN
 from .build import program
 from .cgroups import Group
@@ -89,7 +89,8 @@ def prepare_disk(spec: NodeSpec, authority: Authority) -> None:
     (etc / "hosts").write_text("127.0.0.1 localhost\n" + "".join(f"{a} {spec.name}\n" for a in spec.addresses))
     if not (etc / "machine-id").exists():
         (etc / "machine-id").write_text(f"{uuid.uuid4().hex}\n")
-    (etc / "containerd/config.toml").write_text(containerd.config(runc=" ".join(_inside("runc"))))
+    runtime = containerd.config(runc=" ".join(_inside("runc")), cni=_cni_directories(spec))
+    (etc / "containerd/config.toml").write_text(runtime)
     _write_credentials(spec, authority, etc / "kubernetes")
     (etc / "kubernetes/kubelet.json").write_text(json.dumps(_kubelet_config(spec), indent=1))
     (etc / "kubernetes/resolv.conf").write_text("# no name server outside the lab\n")
@@ -103,6 +104,11 @@ def prepare_disk(spec: NodeSpec, authority: Authority) -> None:
 def _write_credentials(spec: NodeSpec, authority: Authority, folder: Path) -> None:
     """Copies of what the node may hold; the authority's own key is not among it."""
     label, context = f"{spec.cluster.name}-{spec.name}", spec.cluster.name
+    own = calico.ACCOUNTS_OF_NODE if spec.cluster.cni == calico.COMPONENT else ()
+    for account in own:
+        source = calico.credentials(authority, account, spec.api_url, context)
+        for suffix in (".kubeconfig", ".crt", ".key"):
+            private_file(folder / f"{account}{suffix}", source.with_suffix(suffix).read_bytes())
     user = f"system:node:{spec.name}"
     serving = authority.issue(f"kubelet-{label}", user, ["system:nodes"], [spec.name, *spec.addresses])
     podnet = authority.issue("podnet", "clustermesh-lab:podnet")
@@ -175,6 +181,9 @@ def components(spec: NodeSpec) -> list[dict[str, Any]]:
     ]
     if spec.cluster.proxy != "none":
         found.append({"name": "kube-proxy", "argv": _kube_proxy(spec)})
+    if spec.cluster.cni == calico.COMPONENT:
+        argv = [sys.executable, "-m", "clustermesh_lab.inside.calico", f"{KUBERNETES}/calico.json"]
+        found += calico.node_components(spec.cluster, spec.name, argv, _inside("calico-node"))
     if PLUGINS[spec.cluster.cni].LAB_ROUTES:
         argv = [sys.executable, "-m", "clustermesh_lab.inside.podnet", f"{KUBERNETES}/podnet.json"]
         found.append({"name": "podnet", "argv": argv})
@@ -209,6 +218,20 @@ def podnet_spec(cluster: Cluster, api_url: str, node: str, folder: str) -> dict[
     }
 
 
+def _calico_spec(spec: NodeSpec) -> dict[str, Any]:
+    """What inside/calico.py is told."""
+    return {
+        "url": spec.api_url,
+        "ca": f"{KUBERNETES}/ca.crt",
+        "certificate": f"{KUBERNETES}/calico-node.crt",
+        "key": f"{KUBERNETES}/calico-node.key",
+        "node": spec.name,
+        "pool": calico.node_pool(spec.cluster, spec.name),
+        "calico_node": _inside("calico-node"),
+        "started": calico.STARTED,
+    }
+
+
 def power_on(spec: NodeSpec) -> ProcessId:
     """Start the node; the id of its process 1, as the machine sees it."""
     shutil.rmtree(spec.control, ignore_errors=True)
@@ -216,6 +239,8 @@ def power_on(spec: NodeSpec) -> ProcessId:
     etc = spec.disk / "etc/kubernetes"
     podnet = podnet_spec(spec.cluster, spec.api_url, spec.name, KUBERNETES)
     private_file(etc / "podnet.json", json.dumps(podnet))
+    if spec.cluster.cni == calico.COMPONENT:
+        private_file(etc / "calico.json", json.dumps(_calico_spec(spec)))
     told = {
         "hostname": spec.name,
         "disk": str(spec.disk),
@@ -267,6 +292,12 @@ def _inside(name: str) -> list[str]:
     return [f"/opt/lab/{name}/{Path(path).name}", *rest]
 
 
+def _cni_directories(spec: NodeSpec) -> list[str]:
+    """Where the node's CNI plug-ins are."""
+    own = [str(Path(_inside("calico-node")[0]).parent)] if spec.cluster.cni == calico.COMPONENT else []
+    return [*own, "/opt/cni/bin"]
+
+
 def _binds(spec: NodeSpec) -> list[tuple[str, str]]:
     """Directories of the machine that a node needs although their parents are the node's own."""
     found = [
@@ -274,6 +305,8 @@ def _binds(spec: NodeSpec) -> list[tuple[str, str]]:
         (str(spec.control), "/run/lab"),
         *((str(Path(program(name)[0]).parent), f"/opt/lab/{name}") for name in PROGRAMS),
     ]
+    if spec.cluster.cni == calico.COMPONENT:
+        found.append((str(Path(program("calico-node")[0]).parent), "/opt/lab/calico-node"))
     package = Path(__file__).parent.parent
     needed = {sys.prefix, sys.base_prefix, sysconfig.get_path("purelib"), str(package)}
     return found + [(path, path) for path in needed if path.split("/")[1] in ("run", "tmp", "etc", "var", "opt")]

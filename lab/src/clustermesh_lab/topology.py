@@ -42,7 +42,9 @@ PRESETS = Path(__file__).parent / "presets"
 MAX_CLUSTERS = 27  # Services of the 28th would lie in the node subnets
 MAX_NODES = 200
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,18}[a-z0-9])?")
-_CLUSTER_FIELDS = ("nodes", "families", "node_subnets", "pods", "services", "cni", "proxy", "dns", "flags")
+_CLUSTER_FIELDS = ("nodes", "families", "node_subnets", "pods", "services", "cni", "calico", "proxy", "dns", "flags")
+# Options of a cluster with Calico; the first choice of each is the default.
+CALICO_OPTIONS = {"encapsulation": ("VXLAN", "None"), "ipam": ("podcidr", "calico")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class Cluster:
     services: tuple[str, ...]
     node_subnets: tuple[str, ...] = ()
     cni: str = "ptp"
+    calico: Mapping[str, str] = field(default_factory=dict)
     proxy: str = "nftables"
     dns: bool = True
     flags: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -82,7 +85,7 @@ class Topology:
 
     @classmethod
     def preset(cls, name: str) -> Topology:
-        """A topology that comes with the lab: demo, tiny, three, v6, dual."""
+        """A topology that comes with the lab: demo, tiny, three, v6, dual, calico."""
         file = PRESETS / f"{name}.yaml"
         if not file.is_file():
             raise InvalidTopology(f"no preset {name!r}; there are {', '.join(preset_names())}, or give a file")
@@ -179,7 +182,8 @@ def _cluster(name: str, index: int, value: Any, default: tuple[Family, ...], whe
         pods=_networks(body.get("pods"), families, [pods[f] for f in families], f"{where}.pods"),
         services=_networks(body.get("services"), families, [services[f] for f in families], f"{where}.services"),
         node_subnets=_networks(body.get("node_subnets"), families, [], f"{where}.node_subnets"),
-        cni=_choice(body.get("cni", "ptp"), sorted(PLUGINS), f"{where}.cni"),
+        cni=(cni := _choice(body.get("cni", "ptp"), sorted(PLUGINS), f"{where}.cni")),
+        calico=_calico(body.get("calico"), cni, families, where),
         proxy=_choice(body.get("proxy", "nftables"), PROXY_MODES, f"{where}.proxy"),
         dns=dns,
         flags=_flags(body.get("flags", {}), f"{where}.flags"),
@@ -208,6 +212,20 @@ def _choice(value: Any, choices: Iterable[str], where: str) -> str:
     if value not in choices:
         raise InvalidTopology(f"{where}: {value!r} is none of {', '.join(choices)}")
     return str(value)
+
+
+def _calico(value: Any, cni: str, families: tuple[Family, ...], where: str) -> dict[str, str]:
+    if cni != "calico":
+        if value is not None:
+            raise InvalidTopology(f"{where}.calico: options of Calico, but cni is {cni}")
+        return {}
+    if families != ("ipv4",):
+        raise InvalidTopology(f"{where}.families: the lab's Calico has ipv4 only, found {', '.join(families)}")
+    given = _mapping({} if value is None else value, f"{where}.calico", CALICO_OPTIONS)
+    return {
+        name: _choice(given.get(name, choices[0]), choices, f"{where}.calico.{name}")
+        for name, choices in CALICO_OPTIONS.items()
+    }
 
 
 def _networks(value: Any, families: tuple[Family, ...], default: list[str], where: str) -> tuple[str, ...]:

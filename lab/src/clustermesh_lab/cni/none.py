@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 LAB_ROUTES = False
+LAB_INSTALLS = False
 
 
 def conflist(pod_cidrs: Sequence[str], mtu: int) -> dict[str, Any] | None:

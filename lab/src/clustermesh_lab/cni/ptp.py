@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 LAB_ROUTES = True
+LAB_INSTALLS = True
 
 
 def conflist(pod_cidrs: Sequence[str], mtu: int) -> dict[str, Any] | None:
