@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -47,6 +49,17 @@ class Cluster:
         self._stack.callback(agent.close)
         return agent
 
+    def shell(self, script: str) -> subprocess.Popen[bytes]:
+        """A shell script in the node's namespace, with $KUBECTL; to be ended with ``end``, else with the cluster."""
+        kubectl = " ".join([*program("kubectl"), f"--kubeconfig={self.api.kubeconfig}"])
+        process = subprocess.Popen(
+            ["ip", "netns", "exec", self.space.name, "sh", "-c", script],
+            env={**os.environ, "KUBECTL": kubectl},
+            start_new_session=True,  # it is a pipeline: it ends as a group
+        )
+        self._stack.callback(end, process)
+        return process
+
     def create(self, remotes: Iterable[RemoteNode]) -> None:
         """Write many RemoteNodes, several at once."""
         waiting = iter(remotes)
@@ -68,6 +81,13 @@ class Cluster:
 
     def routes(self, table: int) -> int:
         return len(self.space.run("ip", "route", "show", "table", str(table)).splitlines())
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a script with all its parts."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 async def create(client: Client, remote: RemoteNode) -> None:
