@@ -40,7 +40,13 @@ lint: venv collections ## style, types, layers, Ansible lint and sanity
 	@tests/sanity.sh
 
 test-fast: venv wheels collections ## only the tests that need no lab
-	@python -m pytest -m "not lab"
+	@python -m pytest -m "not lab and not slow"
+
+test-faults: venv ## every fault of the catalogue, the slow ones included
+	@python -m pytest -m faults
+
+bench: venv ## a benchmark beside its reference: NAME=, ARGS=; without a name the list
+	@python -m bench $(or $(NAME),--list) $(ARGS)
 
 # ---- set-up; each is made once and again when what it is made from changes
 
@@ -74,4 +80,4 @@ lock: venv ## pin requirements-dev.in into requirements-dev.txt
 clean: ## what the set-up made in this checkout (caches of the user stay)
 	@rm -rf $(VENV) collections $(WHEELS) daemon/build lab/build
 
-.PHONY: help demo demo-down test test-fast lint venv wheels collections lock clean
+.PHONY: help demo demo-down test test-fast test-faults lint venv wheels collections lock clean

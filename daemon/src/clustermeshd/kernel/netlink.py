@@ -29,6 +29,7 @@ _BUFFER_BYTES: Final = 8 << 20
 _DATAGRAM_BYTES: Final = 1 << 16
 _DUMP_ATTEMPTS: Final = 10
 _TIMEOUT_S: Final = 10.0
+_SOCKET_GONE: Final = frozenset({errno.EBADF, errno.ENOTSOCK})
 
 # linux/netlink.h
 _SOL_NETLINK, _ADD_MEMBERSHIP, _CAP_ACK, _EXT_ACK, _STRICT = 270, 1, 10, 11, 12
@@ -111,7 +112,14 @@ class Netlink:
     """A route netlink socket. ``groups`` makes it a listener (see ``monitor``)."""
 
     def __init__(self, protocol: int = socket.NETLINK_ROUTE, groups: Iterable[int] = ()) -> None:
-        self.socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+        self._protocol, self._groups = protocol, tuple(groups)
+        self._sequence = 0
+        self.port = 0
+        self._open()
+
+    def _open(self) -> None:
+        """A new socket, under the port id of the one before: that is how others tell our messages."""
+        self.socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, self._protocol)
         for option in (_EXT_ACK, _CAP_ACK, _STRICT):
             self.socket.setsockopt(_SOL_NETLINK, option, 1)
         for forced, plain in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
@@ -120,11 +128,10 @@ class Netlink:
             except PermissionError:  # capped by rmem_max: smaller, still correct
                 self.socket.setsockopt(socket.SOL_SOCKET, plain, _BUFFER_BYTES)
         self.socket.settimeout(_TIMEOUT_S)
-        self.socket.bind((0, 0))
-        self.port: int = self.socket.getsockname()[0]
-        for group in groups:
+        self.socket.bind((self.port, 0))
+        self.port = self.socket.getsockname()[0]
+        for group in self._groups:
             self.socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
-        self._sequence = 0
 
     def close(self) -> None:
         self.socket.close()
@@ -143,6 +150,14 @@ class Netlink:
             rejected += self._send_chunk(chunk)
         return rejected
 
+    def transaction(self, requests: Sequence[Request]) -> list[Rejected[None]]:
+        """Send all as one nfnetlink batch, whose first and last request are its marks; the refused ones, or none.
+
+        The kernel carries out all or nothing. It confirms the last request inside; where the batch as a whole fails,
+        it answers for the first mark.
+        """
+        return self._send_chunk([(request, None) for request in requests], acknowledged=len(requests) - 1)
+
     def dump(self, kind: int, payload: bytes) -> list[bytes]:
         """Payloads of all objects; repeated while the kernel says that the table changed underneath (DUMP_INTR)."""
         for _ in range(_DUMP_ATTEMPTS):
@@ -153,8 +168,20 @@ class Netlink:
 
     def receive(self) -> Iterator[Received]:
         """Messages of one datagram."""
+        return _split(self._datagram())
+
+    def _send(self, data: bytes) -> None:
         try:
-            data = self.socket.recv(_DATAGRAM_BYTES)
+            self.socket.send(data)
+        except OSError as error:
+            if error.errno not in _SOCKET_GONE:
+                raise
+            self._open()
+            raise Retriable("netlink: the socket was gone and was opened anew") from error
+
+    def _datagram(self) -> bytes:
+        try:
+            return self.socket.recv(_DATAGRAM_BYTES)
         except TimeoutError as error:
             raise Retriable(f"netlink: no reply within {_TIMEOUT_S:.0f} s") from error
         except OSError as error:
@@ -162,17 +189,20 @@ class Netlink:
                 raise
             self._drain()
             raise RepliesLost("netlink: the receive buffer overran, replies are lost") from error
-        return _split(data)
 
-    def _send_chunk(self, chunk: Sequence[tuple[Request, SubjectT]]) -> list[Rejected[SubjectT]]:
-        first, last = self._sequence + 1, self._sequence + len(chunk)
-        self._sequence = last
+    def _send_chunk(
+        self, chunk: Sequence[tuple[Request, SubjectT]], acknowledged: int = 0
+    ) -> list[Rejected[SubjectT]]:
+        """Send and wait for the answer to the request number ``acknowledged`` of the chunk (from 1; 0: the last)."""
+        first = self._sequence + 1
+        self._sequence += len(chunk)
+        last = first + (acknowledged or len(chunk)) - 1
         parts = []
         for sequence, ((kind, flags, payload), _) in enumerate(chunk, first):
             acknowledge = _F_ACK if sequence == last else 0
             parts.append(_HEADER.pack(16 + len(payload), kind, flags | _F_REQUEST | acknowledge, sequence, 0))
             parts.append(payload)
-        self.socket.send(b"".join(parts))
+        self._send(b"".join(parts))
         rejected = []
         while True:
             for message in self.receive():
@@ -181,25 +211,30 @@ class Netlink:
                 code, text = _error(message)
                 if code:
                     rejected.append(Rejected(chunk[message.sequence - first][1], code, explain(code, text)))
-                if message.sequence == last:
+                if message.sequence == last or (acknowledged and code and message.sequence == first):
                     return rejected
 
     def _dump_once(self, kind: int, payload: bytes) -> list[bytes] | None:
         self._sequence = sequence = self._sequence + 1
-        self.socket.send(_HEADER.pack(16 + len(payload), kind, _F_REQUEST | _F_DUMP, sequence, 0) + payload)
+        self._send(_HEADER.pack(16 + len(payload), kind, _F_REQUEST | _F_DUMP, sequence, 0) + payload)
         found: list[bytes] = []
-        interrupted = False
+        interrupted = 0
         while True:
-            for message in self.receive():
-                if message.sequence != sequence:
-                    continue
-                interrupted = interrupted or bool(message.flags & _F_DUMP_INTR)
-                if message.kind in (_ERROR, _DONE):
-                    code, text = _error(message) if len(message.payload) >= 4 else (0, "")
-                    if code:
-                        raise NetlinkError(code, explain(code, text))
-                    return None if interrupted else found
-                found.append(message.payload)
+            data = self._datagram()
+            start, end = 0, len(data)
+            while start + 16 <= end:
+                length, got, flags, number, port = _HEADER.unpack_from(data, start)
+                if length < 16:
+                    break
+                if number == sequence:
+                    interrupted |= flags & _F_DUMP_INTR
+                    if got in (_ERROR, _DONE):
+                        code, text = _error(Received(got, flags, number, port, data[start + 16 : start + length]))
+                        if code:
+                            raise NetlinkError(code, explain(code, text))
+                        return None if interrupted else found
+                    found.append(data[start + 16 : start + length])
+                start += (length + 3) & ~3
 
     def _drain(self) -> None:
         self.socket.setblocking(False)
@@ -225,6 +260,8 @@ def _split(data: bytes) -> Iterator[Received]:
 def _error(message: Received) -> tuple[int, str]:
     """Positive errno (0: acknowledged) and the kernel's explanation of an error or end-of-dump message."""
     payload = message.payload
+    if len(payload) < _ERRNO.size:
+        return 0, ""
     code = -_ERRNO.unpack_from(payload)[0]
     if not message.flags & _F_ACK_TLVS:
         return code, ""
