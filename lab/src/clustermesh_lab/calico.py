@@ -26,7 +26,7 @@ STARTED = "/run/lab/calico-started"
 ACCOUNTS_OF_NODE = ("calico-node", "calico-cni-plugin")
 CONTROLLERS = "calico-kube-controllers"
 GROUPS = ("system:serviceaccounts", "system:serviceaccounts:kube-system")
-ADDRESS_POLL = "5s"  # Calico's default is 60 s
+ADDRESS_POLL = "2s"  # Calico's default is 60 s
 _RUN_BY_THE_LAB = re.compile(r"^kind: (DaemonSet|Deployment|PodDisruptionBudget)$", re.MULTILINE)
 
 
