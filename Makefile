@@ -80,4 +80,4 @@ lock: venv ## pin requirements-dev.in into requirements-dev.txt
 clean: ## what the set-up made in this checkout (caches of the user stay)
 	@rm -rf $(VENV) collections $(WHEELS) daemon/build lab/build
 
-.PHONY: help demo demo-down test test-fast test-faults lint venv wheels collections lock clean
+.PHONY: help demo demo-down test test-fast test-faults bench lint venv wheels collections lock clean

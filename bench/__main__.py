@@ -37,19 +37,20 @@ NAMES = {
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--list", action="store_true", help="names and what each measures")
-    chosen = parser.add_subparsers(dest="name", metavar="NAME")
-    modules = {name: _module(name) for name in NAMES}
-    for name, title in NAMES.items():
-        modules[name].add_arguments(chosen.add_parser(name, help=title, description=title))
-    options = parser.parse_args(arguments)
-    if options.list or not options.name:
+    parser.add_argument("name", metavar="NAME", nargs="?", choices=NAMES, help="NAME --help: its options")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    chosen = parser.parse_args(given[:1])
+    if not chosen.name:
         for name, title in NAMES.items():
             print(f"{name:<18}{title}")
         return 0
+    module, own = _module(chosen.name), argparse.ArgumentParser(f"bench {chosen.name}", description=NAMES[chosen.name])
+    module.add_arguments(own)
+    options = own.parse_args(given[1:])
     if os.geteuid() != 0:
-        print(f"{options.name} makes network namespaces: run it as root", file=sys.stderr)
+        print(f"{chosen.name} makes network namespaces: run it as root", file=sys.stderr)
         return 2
-    return _run(options.name, modules[options.name], options)
+    return _run(chosen.name, module, options)
 
 
 def _run(name: str, module: Benchmark, options: argparse.Namespace) -> int:

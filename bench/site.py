@@ -14,9 +14,23 @@ for _part in ("kernel", "agent"):
     sys.path.append(str(_TESTS / _part))
 
 from agent_process import Agent, until  # noqa: E402
-from kernel_topology import Namespace  # noqa: E402
+from agent_site import Site, kubectl  # noqa: E402
+from kernel_topology import Namespace, Topology  # noqa: E402
 
-__all__ = ["CRDS", "Agent", "Namespace", "Spaces", "children_cpu_s", "feed", "namespaces", "node", "until"]
+__all__ = [
+    "CRDS",
+    "Agent",
+    "Namespace",
+    "Site",
+    "Spaces",
+    "Topology",
+    "children_cpu_s",
+    "feed",
+    "kubectl",
+    "namespaces",
+    "node",
+    "until",
+]
 
 CRDS = Path(__file__).parents[1] / "roles" / "mesh_crds" / "files"
 
