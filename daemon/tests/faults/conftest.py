@@ -14,7 +14,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "agent"))
 
 from agent_site import Site, kubectl
 from clustermesh_lab import ControlPlane
-from kernel_topology import Namespace, Topology
+from fault_mesh import Driver
+from kernel_topology import MeshNode, Namespace, Topology
 
 
 @pytest.fixture
@@ -44,6 +45,19 @@ def mesh(nodes: Topology) -> Topology:
     nodes.a.reconcile()
     nodes.b.reconcile()
     return nodes
+
+
+@pytest.fixture
+def drive() -> Iterator[Callable[[MeshNode], Driver]]:
+    """Maker of drivers that are closed at the end."""
+    with contextlib.ExitStack() as stack:
+
+        def make(node: MeshNode) -> Driver:
+            driver = Driver(node)
+            stack.callback(driver.close)
+            return driver
+
+        yield make
 
 
 @pytest.fixture
