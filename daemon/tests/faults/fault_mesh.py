@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from clustermeshd.agent.engine import Engine, Inputs, Outcome
 from clustermeshd.kernel.dataplane import Kernel
@@ -90,6 +91,9 @@ class Driver:
             lambda: self.kernel.apply(diff(Marked(), self.kernel.observe().marked)),
         )
         assert not report.failures, report.failures
+
+
+Drive: TypeAlias = Callable[[MeshNode], Driver]  # the fixture that makes drivers and closes them
 
 
 class Stream:

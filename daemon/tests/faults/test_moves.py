@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from typing import TypeAlias
 
 import msgspec
 import pytest
 from agent_process import until
 from clustermeshd.kernel.state import Marked
 from clustermeshd.kube.objects import Metadata, RemoteNode
-from fault_mesh import Driver, Stream, phantom
+from fault_mesh import Drive, Stream, phantom
 from kernel_topology import MeshNode, Namespace, Topology
 from kernel_traffic import Echo, Inbox, ask, send_udp, tunnel_packet
 
 pytestmark = pytest.mark.faults
-Drive: TypeAlias = Callable[[MeshNode], Driver]
 
 
 def check_owners(marked: Marked, remotes: list[RemoteNode]) -> None:
