@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 from clustermesh_lab import ControlPlane
 from clustermesh_lab.build import program
+from hypothesis import settings
 
+settings.register_profile("shared machine", deadline=None)  # a time says nothing where others compute too
+settings.load_profile("shared machine")
 CRDS = Path(__file__).parents[2] / "roles" / "mesh_crds" / "files"
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 from ipaddress import ip_address, ip_network
 
+import msgspec
 import pytest
 from clustermeshd.kernel.state import (
     Changes,
     Device,
+    HostAddress,
     KernelState,
     Link,
     LocalAddress,
@@ -21,7 +24,7 @@ from clustermeshd.kernel.state import (
 from clustermeshd.kube.objects import Metadata, Node, NodeAddress, NodeSpec, NodeStatus, RemoteNode, RemoteNodeSpec
 from clustermeshd.model.settings import Dataplane
 from clustermeshd.plan.diff import diff
-from clustermeshd.plan.overlay import Desired, desired
+from clustermeshd.plan.overlay import Change, Desired, Overlay, desired
 from clustermeshd.plan.overlay_local import LocalNode, local_node
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -64,6 +67,12 @@ def plan(*remotes: RemoteNode, local: LocalNode = LOCAL, state: KernelState = EM
 
 def reasons(wanted: Desired) -> list[tuple[str, str]]:
     return [(problem.reason, problem.object) for problem in wanted.problems]
+
+
+def interval(text: str, last: str | None = None) -> bytes:
+    """A prefix, or a range of single addresses, as an element of an interval set."""
+    low, high = (ip_address(text), ip_address(last)) if last else (ip_network(text)[0], ip_network(text)[-1])
+    return low.packed + high.packed
 
 
 def prefixes(wanted: Desired) -> set[str]:
@@ -109,19 +118,20 @@ def test_without_remote_nodes_a_node_is_left_untouched() -> None:
     assert plan() == Desired(Marked(), ())
 
 
-def test_disabled_overlay_is_only_the_nat_exemption() -> None:
+def test_disabled_overlay_is_only_the_nat_exemption_and_an_address_to_probe_from() -> None:
     wanted = plan(remote(overlay_routing_mode="Disabled"))
     assert wanted.marked.nft is not None
-    assert wanted.marked.nft.elements["remote_pods4"] == {"10.2.0.0/24"}
-    assert dataclasses.replace(wanted.marked, nft=None) == Marked()
+    assert wanted.marked.nft.elements["remote_pods4"] == {interval("10.2.0.0/24")}
+    probed_from = keyed([HostAddress(ip_address("10.1.0.0").packed)])
+    assert dataclasses.replace(wanted.marked, nft=None) == Marked(addresses=probed_from)
 
 
 def test_bound_inner_sources_are_the_nodes_own_prefixes() -> None:
     wanted = plan(remote(), remote("west.node2", addresses=("10.0.1.2",), pod_cidrs=("10.2.1.0/24",)))
     assert wanted.marked.nft is not None
     assert wanted.marked.nft.elements["peers44"] == {
-        "10.0.1.1 . 0xa020000-0xa0200ff",
-        "10.0.1.2 . 0xa020100-0xa0201ff",
+        ip_address("10.0.1.1").packed.join([b"", interval("10.2.0.0/24")[:4], interval("10.2.0.0/24")[4:]]),
+        ip_address("10.0.1.2").packed.join([b"", interval("10.2.1.0/24")[:4], interval("10.2.1.0/24")[4:]]),
     }
 
 
@@ -167,7 +177,7 @@ def test_equal_node_names_of_two_clusters_do_not_meet() -> None:
 
 
 def test_meeting_hashes_get_different_ids_decided_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clustermeshd.plan.overlay.FIRST_NEXTHOP", 4)
+    monkeypatch.setattr("clustermeshd.plan.overlay_index.FIRST_NEXTHOP", 4)
     many = [
         remote(f"west.node{n}", addresses=(f"10.0.1.{n}",), pod_cidrs=(f"10.2.{n}.0/24",), tunnel_addresses=())
         for n in range(1, 5)
@@ -246,6 +256,7 @@ def model_nft(actual: NftTable | None, changes: Changes) -> NftTable | None:
         return actual
     if change.table is None:
         return None
+    assert change.is_new == (actual is None)
     held = {} if change.rebuild or actual is None else {name: set(found) for name, found in actual.elements.items()}
     for name, elements in change.remove.items():
         assert set(elements) <= held[name], "removes what is not there"
@@ -256,9 +267,6 @@ def model_nft(actual: NftTable | None, changes: Changes) -> NftTable | None:
     elements = {name: frozenset(held.get(name, ())) for name in change.table.elements}
     rules = change.table.rules if change.rebuild or change.write_rules or actual is None else actual.rules
     return NftTable(change.table.chains, change.table.sets, rules, elements)
-
-
-PREFIXES = ["10.2.0.0/24", "10.2.0.0/16", "10.2.0.9/32", "10.3.0.0/24", "fd02::/64", "10.1.0.0/25"]
 
 
 @st.composite
@@ -312,6 +320,86 @@ def test_history_leaves_no_trace(history: list[list[RemoteNode]]) -> None:
     for world in history:
         held = model_apply(held, diff(plan(*world, state=KernelState(held, AROUND)).marked, held))
     assert held == plan(*history[-1]).marked
+
+
+def changes_between(before: list[RemoteNode], after: list[RemoteNode]) -> list[Change]:
+    old, new = ({node.metadata.name: node for node in world} for world in (before, after))
+    pairs = [Change(old.get(name), new.get(name)) for name in sorted(old | new)]
+    return [change for change in pairs if change.old != change.new]
+
+
+def distinct(number: int, cluster: str, *, is_moved: bool) -> RemoteNode:
+    """A remote node that claims nothing which another one claims."""
+    return remote(
+        f"{cluster}.node{number}",
+        addresses=(f"10.0.{8 + is_moved}.{number}", f"fd00:8::{number}"),
+        pod_cidrs=(f"10.{20 + number}.{int(is_moved)}.0/24", f"fd02:{number}::/64"),
+    )
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[list[RemoteNode]]:
+    """Worlds of nodes most of which keep to themselves, so that changes of single nodes are many."""
+    return [
+        [
+            *(distinct(number, "north", is_moved=draw(st.booleans())) for number in draw(st.sets(st.integers(1, 6)))),
+            *(draw(worlds()) if draw(st.integers(0, 3)) == 0 else []),
+        ]
+        for _ in range(draw(st.integers(2, 5)))
+    ]
+
+
+@settings(max_examples=150)
+@given(histories())
+def test_changing_single_nodes_gives_what_a_whole_plan_gives(history: list[list[RemoteNode]]) -> None:
+    overlay = Overlay(SETTINGS)
+    held = model_apply(Marked(), diff(overlay.plan(LOCAL, history[0], EMPTY).marked, Marked()))
+    for before, after in itertools.pairwise(history):
+        whole = plan(*after)
+        made = overlay.change(changes_between(before, after))
+        if made is None:
+            wanted = overlay.plan(LOCAL, after, EMPTY)
+            changes = diff(wanted.marked, held)
+        else:
+            wanted, changes = made
+        assert wanted == whole
+        held = model_apply(held, changes)
+        assert held == whole.marked
+
+
+def test_a_node_that_keeps_to_itself_needs_no_whole_plan() -> None:
+    first, second = distinct(1, "north", is_moved=False), distinct(2, "west", is_moved=False)
+    moved = distinct(2, "west", is_moved=True)
+    overlay = Overlay(SETTINGS)
+    overlay.plan(LOCAL, [first], EMPTY)
+    for step in (Change(None, second), Change(second, moved), Change(moved, None)):
+        made = overlay.change([step])
+        assert made is not None
+        assert all(len(delta.put) <= 2 for _, delta in made[1].deltas())
+    assert made[0] == plan(first)
+
+
+@pytest.mark.parametrize(
+    "meeting",
+    [
+        {"pod_cidrs": ("10.21.0.128/25",)},
+        {"pod_cidrs": ("10.0.0.0/8",)},
+        {"pod_cidrs": ("10.0.8.0/24",)},
+        {"pod_cidrs": ("10.66.0.0/24",), "addresses": ("10.21.0.5",)},
+        {"pod_cidrs": ("10.66.0.0/24",), "addresses": ("10.0.8.1",)},
+        {"cluster_id": "id-north", "node_name": "node1", "pod_cidrs": ("10.66.0.0/24",)},
+        {"cluster_id": "here", "pod_cidrs": ("10.66.0.0/24",)},
+        {"vtep_mac": "0e:00:00:00:00:01", "pod_cidrs": ("10.66.0.0/24",)},
+        {"overlay_routing_mode": "Disabled", "cluster_name": "north", "pod_cidrs": ("10.66.0.0/24",)},
+        {"pod_cidrs": ("nonsense",)},
+    ],
+)
+def test_a_node_that_meets_another_calls_for_a_whole_plan(meeting: dict[str, object]) -> None:
+    first = distinct(1, "north", is_moved=False)
+    first = msgspec.structs.replace(first, spec=msgspec.structs.replace(first.spec, vtep_mac="0e:00:00:00:00:01"))
+    overlay = Overlay(SETTINGS)
+    overlay.plan(LOCAL, [first], EMPTY)
+    assert overlay.change([Change(None, remote("south.node7", **meeting))]) is None
 
 
 @settings(max_examples=60)

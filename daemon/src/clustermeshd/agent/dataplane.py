@@ -1,8 +1,8 @@
-"""The reconcile loop: read the kernel, plan, write the difference, look again.
+"""The reconcile loop: whole rounds by the clock and whenever somebody touched the kernel, quick ones in between.
 
-Woken by an input, by the netlink monitor, or by the clock; in each case it does the same whole thing, so no event
-needs to be understood and none that is lost matters. It writes nothing before all inputs are there, and leaves
-everything in place when it stops: the kernel forwards without it.
+A whole round does the same thing whatever woke it, so no event needs to be understood and none that is lost matters.
+It writes nothing before all inputs are there, and everything stays in place when the agent stops: the kernel forwards
+without it.
 """
 
 from __future__ import annotations
@@ -11,49 +11,36 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
+from clustermeshd.agent.engine import Engine, Inputs, Outcome
 from clustermeshd.agent.metrics import Metrics
-from clustermeshd.kernel.dataplane import Kernel
 from clustermeshd.kernel.monitor import Monitor
 from clustermeshd.kernel.netlink import NetlinkError
-from clustermeshd.kernel.state import Changes, Failure, KernelState, Marked
-from clustermeshd.kube.objects import RemoteNode
+from clustermeshd.kernel.state import Failure
 from clustermeshd.model.errors import MeshError, Retriable
 from clustermeshd.model.settings import Dataplane
-from clustermeshd.plan.diff import diff
-from clustermeshd.plan.overlay import Desired, desired
+from clustermeshd.plan.overlay import Change
 from clustermeshd.plan.overlay_claims import Problem
-from clustermeshd.plan.overlay_local import LocalNode
 
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
-_SETTLE_S = 0.005  # events come in bursts: wait this long for the rest of one
+_SETTLE_S = 0.005  # what calls for a whole round comes in bursts: wait this long for the rest of one
 _LONGEST_REST_S = 0.5  # rest as long as a round took, at most: a fight over an object costs half a core
-_PASSES = 3  # a device made anew changes what the kernel holds; look again until nothing differs
-_LINES = 20  # changes of one reconcile that are logged one by one
+_LINES = 20  # troubles of one round that are logged one by one
 _LONGEST_RETRY_S = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """What the API server says; ``version`` changes whenever it does."""
+class Source(Protocol):
+    """Where inputs come from."""
 
-    local: LocalNode
-    remotes: tuple[RemoteNode, ...]
-    version: int
+    def snapshot(self) -> Inputs | None:
+        """All of them now; None while one is missing: then nothing may be touched."""
 
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """One reconcile: what was wanted, what is, what failed."""
-
-    wanted: Desired
-    actual: Marked
-    failures: tuple[Failure, ...]
+    def changes(self) -> Sequence[Change] | None:
+        """Remote nodes that changed since the last call of either; None where a whole round is due."""
 
 
 class KernelThread:
@@ -62,23 +49,23 @@ class KernelThread:
     def __init__(self, settings: Dataplane) -> None:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kernel")
         self.settings = settings
-        self.kernel: Kernel = self._pool.submit(Kernel, settings).result()
+        self.engine: Engine = self._pool.submit(Engine, settings).result()
 
     async def call(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
 
     def close(self) -> None:
-        self._pool.submit(self.kernel.close).result()
+        self._pool.submit(self.engine.close).result()
         self._pool.shutdown()
 
 
 class Reconciler:
-    """Keeps the kernel as ``inputs`` say. ``on_outcome`` hears of every completed reconcile."""
+    """Keeps the kernel as ``inputs`` say. ``on_outcome`` hears of every completed round."""
 
     def __init__(
         self,
         thread: KernelThread,
-        inputs: Callable[[], Inputs | None],
+        inputs: Source,
         *,
         metrics: Metrics,
         on_outcome: Callable[[Outcome], None],
@@ -90,6 +77,9 @@ class Reconciler:
         self._on_outcome, self._on_beat = on_outcome, on_beat
         self._resync_s, self._beat_s = resync_s, beat_s
         self._wake = asyncio.Event()
+        self._is_whole_due = True
+        self._woken_at: float | None = None
+        self._whole_at = 0.0  # when the clock asks for the next whole round
         self._version: int | None = None
         self._retries = 0
         self._last_round_s = 0.0
@@ -98,106 +88,115 @@ class Reconciler:
         self._monitor: Monitor | None = None
 
     def wake(self) -> None:
-        """Something changed: reconcile soon."""
+        """An input changed: see to it soon."""
+        if self._woken_at is None:
+            self._woken_at = time.monotonic()
         self._wake.set()
 
     async def run(self) -> None:
         """Until cancelled."""
-        settings, port = self._thread.settings, self._thread.kernel.port
-        monitor = self._monitor = await self._thread.call(Monitor, settings, port)
+        settings, ports = self._thread.settings, self._thread.engine.kernel.ports
+        monitor = self._monitor = await self._thread.call(Monitor, settings, ports)
         loop = asyncio.get_running_loop()
         for listener in monitor.sockets:
             loop.add_reader(listener.socket.fileno(), self._on_kernel_event)
         try:
             while True:
                 started = time.monotonic()
-                delay_s = await self._round()
+                await self._round()
                 self._last_round_s = time.monotonic() - started
-                await self._sleep(delay_s)
+                await self._sleep()
         finally:
             for listener in monitor.sockets:
                 loop.remove_reader(listener.socket.fileno())
             monitor.close()
 
     async def once(self) -> Outcome | None:
-        """One reconcile; None where the inputs are not there yet."""
-        inputs = self._inputs()
+        """One whole round; None where the inputs are not there yet."""
+        inputs = self._inputs.snapshot()
         if inputs is None:
             return None
         is_repair = inputs.version == self._version
         with self._metrics.reconcile.time():
-            outcome = await self._converge(inputs, is_repair=is_repair)
+            outcome = await self._thread.call(self._whole, inputs, is_repair)
         self._version = inputs.version
-        self._metrics.show(outcome.actual)
+        if self._monitor is not None:
+            self._monitor.watch(outcome.watched)
+        self._tell(outcome, is_repair=is_repair)
+        return outcome
+
+    def _whole(self, inputs: Inputs, is_repair: bool) -> Outcome:  # runs in the kernel thread
+        return self._thread.engine.whole(inputs, is_repair=is_repair)
+
+    async def _quick(self) -> bool:
+        """Carry over the nodes that changed; False where a whole round must see to it."""
+        changed = self._inputs.changes()
+        if changed is None:
+            return False
+        if not changed:
+            return True
+        with self._metrics.reconcile.time():
+            outcome = await self._thread.call(self._thread.engine.quick, changed)
+        if outcome is None:
+            return False
+        self._tell(outcome, is_repair=False)
+        return not outcome.failures
+
+    def _tell(self, outcome: Outcome, *, is_repair: bool) -> None:
+        for place, changes in enumerate(outcome.written):
+            self._metrics.count_changes(changes, is_repair=is_repair and place == 0)
+        self._metrics.count_failures(outcome.failures)
+        self._metrics.show(outcome.summary)
         self._log_troubles(outcome)
         self._on_outcome(outcome)
-        return outcome
 
     def _on_kernel_event(self) -> None:
         if self._monitor is not None and self._monitor.drain():
+            self._is_whole_due = True
             self._wake.set()
 
-    async def _round(self) -> float:
-        """Reconcile, whatever happens; seconds until the next one is due by the clock."""
+    async def _round(self) -> None:
+        """See to what is due, whatever happens."""
         self._wake.clear()
+        woken_at, self._woken_at = self._woken_at, None
+        is_whole_due = self._is_whole_due or time.monotonic() >= self._whole_at
+        self._is_whole_due = False
         try:
-            outcome = await self.once()
-            failed = outcome is not None and bool(outcome.failures)
+            if is_whole_due or not await self._quick():
+                outcome = await self.once()
+                failed = outcome is not None and bool(outcome.failures)
+                self._schedule(failed=failed)
         except (MeshError, NetlinkError, OSError) as error:
             if not isinstance(error, Retriable) or self._retries == 0:
                 _LOG.warning("reconcile: %s", error)
             self._metrics.errors.labels("observe").inc()
-            failed = True
+            self._is_whole_due = True  # whatever the plan says now may not be so
+            self._schedule(failed=True)
+            return
+        if woken_at is not None:
+            self._metrics.event_to_kernel.observe(time.monotonic() - woken_at)
+
+    def _schedule(self, *, failed: bool) -> None:
         self._retries = self._retries + 1 if failed else 0
         delay_s = min(2.0 ** (self._retries - 1), _LONGEST_RETRY_S) if failed else self._resync_s
-        return delay_s * random.uniform(0.8, 1.0)  # noqa: S311  # spreads load, hides nothing
+        self._whole_at = time.monotonic() + delay_s * random.uniform(0.8, 1.0)  # noqa: S311  # spreads load, hides nothing
 
-    async def _sleep(self, delay_s: float) -> None:
-        """Until something wakes us or the time has come; beats meanwhile."""
+    async def _sleep(self) -> None:
+        """Until something wakes us or the time for a whole round has come; beats meanwhile."""
         started = time.monotonic()
-        deadline = started + delay_s
-        while (left := deadline - time.monotonic()) > 0 and not self._wake.is_set():
+        while (left := self._whole_at - time.monotonic()) > 0 and not self._wake.is_set():
             self._on_beat()
             try:
                 await asyncio.wait_for(self._wake.wait(), min(left, self._beat_s))
             except TimeoutError:
                 continue
         self._on_beat()
-        if self._wake.is_set():
-            rest_s = self._last_round_s - (time.monotonic() - started)
-            await asyncio.sleep(max(_SETTLE_S, min(rest_s, _LONGEST_REST_S)))
-
-    async def _converge(self, inputs: Inputs, *, is_repair: bool) -> Outcome:
-        """Write until nothing differs, or until writing fails."""
-        failures: tuple[Failure, ...] = ()
-        for attempt in range(_PASSES):
-            wanted, state, changes = await self._thread.call(self._compare, inputs)
-            if not changes:
-                break
-            report = await self._thread.call(self._thread.kernel.apply, changes)
-            self._metrics.count_changes(changes, is_repair=is_repair and attempt == 0)
-            self._metrics.count_failures(report.failures)
-            failures = report.failures
-            log_changes(changes, is_repair=is_repair)
-            if failures:
-                wanted, state, _ = await self._thread.call(self._compare, inputs)
-                break
-        self._watch(state)
-        return Outcome(wanted, state.marked, failures)
-
-    def _compare(self, inputs: Inputs) -> tuple[Desired, KernelState, Changes]:
-        return compare(self._thread.kernel, self._thread.settings, inputs)
-
-    def _watch(self, state: KernelState) -> None:
-        if self._monitor is None:
-            return
-        involved = {name for device in state.marked.devices.values() for name in (device.name, device.lower)}
-        indexes = (state.around.links[name].index for name in involved if name in state.around.links)
-        self._monitor.watch(frozenset(indexes))
+        rest_s = min(self._last_round_s - (time.monotonic() - started), _LONGEST_REST_S)
+        await asyncio.sleep(max(_SETTLE_S if self._is_whole_due else 0.0, rest_s))
 
     def _log_troubles(self, outcome: Outcome) -> None:
         """Once when they appear, and once when the last is gone: never again in each round."""
-        failures, problems = frozenset(outcome.failures), frozenset(outcome.wanted.problems)
+        failures, problems = frozenset(outcome.failures), frozenset(outcome.summary.problems)
         for failure in sorted(failures - self._last_failures, key=str)[:_LINES]:
             _LOG.warning("%s: %s", failure.object, failure.reason)
         for problem in sorted(problems - self._last_problems, key=str)[:_LINES]:
@@ -207,24 +206,3 @@ class Reconciler:
         for reason in {problem.reason for problem in self._last_problems | problems}:
             self._metrics.problems.labels(reason).set(sum(problem.reason == reason for problem in problems))
         self._last_failures, self._last_problems = failures, problems
-
-
-def compare(kernel: Kernel, settings: Dataplane, inputs: Inputs) -> tuple[Desired, KernelState, Changes]:
-    """Read the kernel and plan against it: the same for a reconcile and for ``--dry-run``."""
-    state = kernel.observe()
-    wanted = desired(inputs.local, inputs.remotes, settings, state)
-    return wanted, state, diff(wanted.marked, state.marked)
-
-
-def log_changes(changes: Changes, *, is_repair: bool) -> None:
-    """One line per change; a summary where there are many."""
-    word = "repaired" if is_repair else "wrote"
-    for kind, delta in changes.deltas():
-        for verb, values in ((word, delta.put), ("removed", delta.delete)):
-            if len(values) > _LINES:
-                _LOG.info("%s %d %s", verb, len(values), kind)
-                continue
-            for value in values:
-                _LOG.info("%s %s", verb, value)
-    if changes.nft is not None:
-        _LOG.info("%s", changes.nft)

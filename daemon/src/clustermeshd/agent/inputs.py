@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from clustermeshd.agent.dataplane import Inputs
-from clustermeshd.kube import objects, resources
+from clustermeshd.agent.engine import Inputs
+from clustermeshd.kube import informer, objects, resources
 from clustermeshd.kube.client import Client
-from clustermeshd.kube.informer import Change, Informer
+from clustermeshd.kube.informer import Informer
 from clustermeshd.model.errors import MeshError
+from clustermeshd.plan.overlay import Change
 from clustermeshd.plan.overlay_local import local_node
 
 _LOG = logging.getLogger(__name__)
@@ -31,8 +32,9 @@ class ClusterInputs:
             client, resources.NODES, field_selector=f"metadata.name={node_name}", on_change=self._on_node
         )
         self._remotes: Informer[objects.RemoteNode] = Informer(
-            client, resources.REMOTE_NODES, on_change=lambda _: self._touch()
+            client, resources.REMOTE_NODES, on_change=self._on_remote
         )
+        self._pending: dict[str, Change] | None = None  # by name, since the last look; None: look at everything
 
     @property
     def has_synced(self) -> bool:
@@ -61,13 +63,32 @@ class ClusterInputs:
         node = self.node
         if not self.has_synced or node is None:
             return None
+        self._pending = {}
         return Inputs(local_node(node, self._cluster_id), tuple(self._remotes.store.values()), self._version)
 
+    def changes(self) -> Sequence[Change] | None:
+        """Remote nodes that changed since the last look; None where more than that did."""
+        if self._pending is None or not self.has_synced:
+            return None
+        pending, self._pending = self._pending, {}
+        return list(pending.values())
+
     def _touch(self) -> None:
+        self._pending = None
+        self._note()
+
+    def _note(self) -> None:
         self._version += 1
         self._changed()
 
-    def _on_node(self, change: Change[objects.Node]) -> None:
+    def _on_remote(self, change: informer.Change[objects.RemoteNode]) -> None:
+        name = (change.new or change.old or objects.RemoteNode()).metadata.name
+        if self._pending is not None:
+            before = self._pending.get(name)
+            self._pending[name] = Change(before.old if before else change.old, change.new)
+        self._note()
+
+    def _on_node(self, change: informer.Change[objects.Node]) -> None:
         """Heartbeats rewrite a Node's status all the time; only what planning reads counts."""
         old, new = change.old, change.new
         if old is None or new is None or local_node(old, "") != local_node(new, ""):

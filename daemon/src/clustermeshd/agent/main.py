@@ -12,7 +12,8 @@ from typing import Final
 
 from clustermeshd import __version__
 from clustermeshd.agent import once
-from clustermeshd.agent.dataplane import KernelThread, Outcome, Reconciler
+from clustermeshd.agent.dataplane import KernelThread, Reconciler
+from clustermeshd.agent.engine import Outcome
 from clustermeshd.agent.inputs import ClusterInputs
 from clustermeshd.agent.metrics import Metrics
 from clustermeshd.agent.options import AgentOptions
@@ -80,7 +81,7 @@ async def _reconcile_once(options: AgentOptions, thread: KernelThread, inputs: C
     if options.dry_run:
         return await once.dry_run(thread, snapshot, options.output)
     writer = StatusWriter(client, options.node_name, lambda: inputs.node)
-    reconciler = Reconciler(thread, inputs.snapshot, metrics=Metrics(), on_outcome=writer.offer)
+    reconciler = Reconciler(thread, inputs, metrics=Metrics(), on_outcome=writer.offer)
     outcome = await reconciler.once()
     await writer.write()
     return 1 if outcome is None or outcome.failures else 0
@@ -138,7 +139,7 @@ class _Process:
 
         reconciler = Reconciler(
             thread,
-            inputs.snapshot,
+            inputs,
             metrics=self._metrics,
             on_outcome=on_outcome,
             on_beat=self._on_beat,
@@ -158,8 +159,8 @@ class _Process:
         if not self._is_ready:  # single failures are told in status; the rest of the mesh works
             self._is_ready = True
             self._notifier.ready()
-        peers = outcome.wanted.peers
-        nodes, routes = sum(peer.nodes for peer in peers.values()), len(outcome.actual.routes)
-        troubles = len(outcome.failures) + len(outcome.wanted.problems)
-        text = f"{len(peers)} clusters, {nodes} nodes, {routes} routes"
+        found = outcome.summary
+        nodes = sum(peer.programmed_nodes for peer in found.peers)
+        troubles = len(outcome.failures) + len(found.problems)
+        text = f"{len(found.peers)} clusters, {nodes} nodes, {found.objects['routes']} routes"
         self._notifier.status(f"{text}, {troubles} problems" if troubles else text)

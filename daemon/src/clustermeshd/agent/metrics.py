@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from clustermeshd.kernel.state import Changes, Failure, Marked
+from clustermeshd.kernel.state import KINDS, Changes, Failure
+from clustermeshd.plan.overlay_status import Summary
 
-_KINDS = ("devices", "addresses", "nexthops", "fdb", "neighbours", "routes", "rules")
+_LATENCIES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 class Metrics:
@@ -15,6 +16,12 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self.reconcile = Histogram("clustermesh_agent_reconcile_seconds", "Time of a reconcile", registry=registry)
+        self.event_to_kernel = Histogram(
+            "clustermesh_agent_event_to_kernel_seconds",
+            "Time from an event of the API server until the kernel is as it says",
+            buckets=_LATENCIES,
+            registry=registry,
+        )
         self.errors = Counter("clustermesh_agent_errors_total", "Failed writes and reads", ["kind"], registry=registry)
         self.objects = Gauge("clustermesh_agent_objects", "Kernel objects of ours", ["kind"], registry=registry)
         self.written = Counter("clustermesh_agent_written_total", "Objects written", ["kind"], registry=registry)
@@ -26,7 +33,7 @@ class Metrics:
         self.input_age = Gauge(
             "clustermesh_agent_input_age_seconds", "Seconds since the inputs last changed", registry=registry
         )
-        for kind in (*_KINDS, "nftables", "observe"):
+        for kind in (*KINDS, "nftables", "observe"):
             self.errors.labels(kind)
 
     def count_changes(self, changes: Changes, *, is_repair: bool) -> None:
@@ -42,6 +49,6 @@ class Metrics:
         for failure in failures:
             self.errors.labels(failure.kind).inc()
 
-    def show(self, actual: Marked) -> None:
-        for kind in _KINDS:
-            self.objects.labels(kind).set(len(getattr(actual, kind)))
+    def show(self, found: Summary) -> None:
+        for kind, count in found.objects.items():
+            self.objects.labels(kind).set(count)

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Iterator
 from typing import TextIO
 
-from clustermeshd.agent.dataplane import Inputs, KernelThread, compare, log_changes
+from clustermeshd.agent.dataplane import KernelThread
+from clustermeshd.agent.engine import Inputs, log_changes
 from clustermeshd.kernel.state import Changes, Marked
 from clustermeshd.model.settings import Dataplane
 from clustermeshd.plan.diff import diff
@@ -21,8 +22,8 @@ def uninstall(settings: Dataplane) -> int:
     """Remove every kernel object that carries our marks, and nothing else; 0 when all went."""
     thread = KernelThread(settings)
     try:
-        changes = diff(Marked(), thread.kernel.observe().marked)
-        report = thread.kernel.apply(changes)
+        changes = diff(Marked(), thread.engine.kernel.observe().marked)
+        report = thread.engine.kernel.apply(changes)
         log_changes(changes, is_repair=False)
         for failure in report.failures:
             _LOG.error("%s: %s", failure.object, failure.reason)
@@ -33,7 +34,7 @@ def uninstall(settings: Dataplane) -> int:
 
 async def dry_run(thread: KernelThread, inputs: Inputs, output: str) -> int:
     """Print what a reconcile would write; 0, whether or not there is something."""
-    wanted, _, changes = await thread.call(compare, thread.kernel, thread.settings, inputs)
+    wanted, _, changes = await thread.call(thread.engine.compare, inputs)
     (print_json if output == "json" else print_table)(changes, wanted.problems, sys.stdout)
     return 0
 

@@ -18,6 +18,9 @@ _HELP = {
     "rule_priority": "priority of the ip rule that leads there",
     "route_protocol": "protocol number that marks routes, nexthops, neighbours, rules and addresses as ours",
     "nft_table": "name of the nftables table (family inet)",
+    "use_nexthops": "route by nexthop objects where the kernel has them",
+    "underlay_interface": "interfaces whose address is the underlay's (patterns, by comma) in place of InternalIP's",
+    "underlay_cidr": "prefixes of which the underlay's address is one (by comma) in place of InternalIP",
 }
 
 
@@ -62,12 +65,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--node-name", default=node_name, help="name of this Node ($NODE_NAME, else the host name)")
     parser.add_argument("--kubeconfig", type=Path, default=None, help="kubeconfig of the local cluster")
     parser.add_argument("--context", default=None, help="context in that kubeconfig")
-    marks = parser.add_argument_group("marks of our kernel objects")
+    marks = parser.add_argument_group("data plane")
     for entry in fields(Dataplane):
-        kind = str if isinstance(entry.default, str) else int
-        marks.add_argument(
-            f"--{entry.name.replace('_', '-')}", type=kind, default=entry.default, help=_HELP[entry.name]
-        )
+        flag = f"--{entry.name.replace('_', '-')}"
+        if isinstance(entry.default, bool):
+            switch = argparse.BooleanOptionalAction
+            marks.add_argument(flag, action=switch, default=entry.default, help=_HELP[entry.name])
+        else:
+            kind = type(entry.default)
+            marks.add_argument(flag, type=kind, default=entry.default, help=_HELP[entry.name])
     parser.add_argument("--health-host", default="127.0.0.1", help="address of /healthz, /readyz and /metrics")
     parser.add_argument("--health-port", type=int, default=Ports().agent, help="its port; 0 for none")
     parser.add_argument("--log-format", choices=("text", "json"), default="text", help="form of a log line")

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from clustermeshd import __version__
-from clustermeshd.agent.dataplane import Outcome
+from clustermeshd.agent.engine import Outcome
 from clustermeshd.kube import objects, resources
 from clustermeshd.kube.client import Client
 from clustermeshd.model import names
@@ -59,7 +59,7 @@ class StatusWriter:
         previous = self._written if self._written is not None else await self._create(node)
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         made = overlay_status.status(
-            outcome.wanted, outcome.actual, outcome.failures, version=__version__, previous=previous, now=now
+            outcome.summary, outcome.failures, version=__version__, previous=previous, now=now
         )
         if made != previous:
             body = {**self._identity(), "status": msgspec.to_builtins(made)}

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Final
 
 from clustermeshd.kernel import addresses, links, messages, nftables, rules, sysctls
-from clustermeshd.kernel.libnftables import Nft, NftError
+from clustermeshd.kernel.libnftables import NftError
 from clustermeshd.kernel.messages import RouteMark
 from clustermeshd.kernel.netlink import Netlink, NetlinkError, Request
 from clustermeshd.kernel.state import (
@@ -49,16 +49,17 @@ class Kernel:
         self._settings = settings
         self._mark = RouteMark(settings.table, settings.route_protocol)
         self._netlink = Netlink()
-        self._nft = Nft()
+        self._table = nftables.Table(settings)
+        self.has_nexthops = settings.use_nexthops and self._probe_nexthops()
 
     @property
-    def port(self) -> int:
-        """Netlink port id of our writes: how the monitor tells them from other people's."""
-        return self._netlink.port
+    def ports(self) -> frozenset[int]:
+        """Netlink port ids of our writes: how the monitor tells them from other people's."""
+        return self._table.ports | {self._netlink.port}
 
     def close(self) -> None:
         self._netlink.close()
-        self._nft.close()
+        self._table.close()
 
     # ---- reading
 
@@ -67,24 +68,33 @@ class Kernel:
         netlink, settings = self._netlink, self._settings
         all_links, vxlans = links.dump_links(netlink)
         names = {settings.device_of(family) for family in (4, 6)}
+        indexes = {link.index: link.name for link in all_links.values()}
         everything, ours = addresses.dump_addresses(netlink, all_links, settings.route_protocol)
         devices = {name: vxlans[name] for name in names & vxlans.keys() if self._is_ours(vxlans[name])}
         fdb, neighbours = self._dump_neighbours(devices, all_links)
-        nexthops, foreign_nexthops = self._dump_nexthops(all_links)
-        routes, foreign_routes = self._dump_routes()
+        nexthops, foreign_nexthops = self._dump_nexthops(indexes)
+        routes, foreign_routes = self._dump_routes(indexes)
+        table = self._table.observe()
         marked = Marked(
             devices=keyed(devices.values()),
             addresses=ours,
             nexthops=nexthops,
-            fdb=keyed(fdb),
-            neighbours=keyed(neighbours),
+            fdb=fdb,
+            neighbours=neighbours,
             routes=routes,
             rules=rules.dump_rules(netlink, settings),
-            nft=nftables.observe_table(self._nft, settings),
+            nft=table,
         )
-        foreign_devices = frozenset(names & all_links.keys() - devices.keys())
         around = Surroundings(
-            all_links, everything, foreign_devices, foreign_routes, foreign_nexthops, sysctls.read_forwarding()
+            links=all_links,
+            addresses=everything,
+            foreign_devices=frozenset(names & all_links.keys() - devices.keys()),
+            foreign_routes=foreign_routes,
+            foreign_nexthops=foreign_nexthops,
+            forwarding=sysctls.read_forwarding(),
+            rival_vxlans=tuple(device for name, device in vxlans.items() if name not in devices),
+            has_foreign_nft=self._table.is_foreign,
+            has_nexthops=self.has_nexthops,
         )
         return KernelState(marked, around)
 
@@ -96,45 +106,50 @@ class Kernel:
 
     def _dump_neighbours(
         self, devices: Mapping[str, Device], all_links: Mapping[str, Link]
-    ) -> tuple[list[FdbEntry], list[Neighbour]]:
-        fdb: list[FdbEntry | None] = []
-        neighbours: list[Neighbour | None] = []
+    ) -> tuple[dict[object, FdbEntry], dict[object, Neighbour]]:
+        fdb: dict[object, FdbEntry] = {}
+        neighbours: dict[object, Neighbour] = {}
         for name in devices:
             index = all_links[name].index
             payloads = self._dump(messages.RTM_GETNEIGH, messages.dump_fdb(index))
-            fdb += (messages.parse_fdb(payload, name, index) for payload in payloads)
+            fdb.update((entry.key, entry) for entry in messages.fdb_entries(payloads, name, index))
             for family in _ADDRESS_FAMILIES:
                 payloads = self._dump(messages.RTM_GETNEIGH, messages.dump_neighbours(family, index))
-                neighbours += (messages.parse_neighbour(payload, name, index) for payload in payloads)
-        return [entry for entry in fdb if entry], [neighbour for neighbour in neighbours if neighbour]
+                neighbours.update((found.key, found) for found in messages.neighbours(payloads, name, index))
+        return fdb, neighbours
 
-    def _dump_nexthops(self, all_links: Mapping[str, Link]) -> tuple[dict[object, Nexthop], frozenset[int]]:
-        names = {link.index: link.name for link in all_links.values()}
+    def _dump_nexthops(self, names: Mapping[int, str]) -> tuple[dict[object, Nexthop], frozenset[int]]:
         ours: dict[object, Nexthop] = {}
         foreign = set()
-        for payload in self._dump(messages.RTM_GETNEXTHOP, messages.DUMP_NEXTHOPS):
-            protocol, nexthop = messages.parse_nexthop(payload, names)
+        payloads = self._dump(messages.RTM_GETNEXTHOP, messages.DUMP_NEXTHOPS) if self.has_nexthops else []
+        for protocol, nexthop in messages.nexthops(payloads, names):
             if protocol == self._mark.protocol and nexthop.id >= FIRST_NEXTHOP:
                 ours[nexthop.id] = nexthop
             else:
                 foreign.add(nexthop.id)
         return ours, frozenset(foreign)
 
-    def _dump_routes(self) -> tuple[dict[object, Route], frozenset[object]]:
+    def _dump_routes(self, names: Mapping[int, str]) -> tuple[dict[object, Route], frozenset[object]]:
         ours: dict[object, Route] = {}
         foreign = set()
         for family in _ADDRESS_FAMILIES:
-            payload = messages.dump_routes(family, self._mark.table)
-            for found in self._dump(messages.RTM_GETROUTE, payload):
-                parsed = messages.parse_route(found, self._mark.table)
-                if parsed is None:
-                    continue
-                protocol, route = parsed
-                if protocol == self._mark.protocol:
+            payloads = self._dump(messages.RTM_GETROUTE, messages.dump_routes(family, self._mark.table))
+            for is_ours, route in messages.routes(payloads, self._mark, names):
+                if is_ours:
                     ours[route.key] = route
                 else:
                     foreign.add(route.key)
         return ours, frozenset(foreign)
+
+    def _probe_nexthops(self) -> bool:
+        """Whether the kernel knows nexthop objects: by asking it, since distributions carry features back."""
+        try:
+            self._netlink.dump(messages.RTM_GETNEXTHOP, messages.DUMP_NEXTHOPS)
+        except NetlinkError as error:
+            if error.code in (errno.EOPNOTSUPP, errno.EINVAL):
+                return False
+            raise
+        return True
 
     def _dump(self, kind: int, payload: bytes) -> list[bytes]:
         """A dump; empty where the kernel has no such table or device yet."""
@@ -149,14 +164,14 @@ class Kernel:
 
     def apply(self, changes: Changes) -> Report:
         """Write a difference. Failures are reported, not raised, except lost replies (``RepliesLost``)."""
-        return _Writer(self._settings, self._mark, self._netlink, self._nft).apply(changes)
+        return _Writer(self._mark, self._netlink, self._table).apply(changes)
 
 
 class _Writer:
     """One application of a difference: what was done and what failed."""
 
-    def __init__(self, settings: Dataplane, mark: RouteMark, netlink: Netlink, nft: Nft) -> None:
-        self._settings, self._mark, self._netlink, self._nft = settings, mark, netlink, nft
+    def __init__(self, mark: RouteMark, netlink: Netlink, table: nftables.Table) -> None:
+        self._mark, self._netlink, self._table = mark, netlink, table
         self._failures: list[Failure] = []
         self._written = self._removed = 0
         self._indexes: dict[str, int] = {}
@@ -172,7 +187,9 @@ class _Writer:
         self._put("nexthops", changes.nexthops, lambda value: messages.put_nexthop(value, *self._on(value.device)))
         self._put("fdb", changes.fdb, lambda value: messages.put_fdb(value, self._index(value.device)))
         self._put("neighbours", changes.neighbours, self._put_neighbour)
-        self._put("routes", changes.routes, lambda value: messages.put_route(value, self._mark))
+        self._put(
+            "routes", changes.routes, lambda value: messages.put_route(value, self._mark, self._index(value.device))
+        )
         self._put("rules", changes.rules, lambda value: rules.put_rule(value, self._mark.protocol))
         self._remove_last(changes)
         if table_dies:
@@ -228,10 +245,8 @@ class _Writer:
 
     def _change_nft(self, changes: Changes) -> None:
         change = changes.nft
-        if change is None:
-            return
-        command = nftables.transaction(change, self._settings.nft_table)
-        self._try("nftables", change, lambda: self._nft.run(command))
+        if change is not None:
+            self._try("nftables", change, partial(self._table.change, change))
 
     # ---- plumbing
 

@@ -16,6 +16,7 @@ from clustermeshd.model.errors import Fatal, MeshError
 
 _SONAME: Final = "libnftables.so.1"
 _OUTPUT_JSON: Final = 1 << 4
+_OUTPUT_TERSE: Final = 1 << 11  # sets without their elements
 
 
 class NftError(MeshError):
@@ -43,9 +44,9 @@ class Nft:
         self._run(commands, 0)
 
     def list(self, command: str) -> list[dict[str, Any]]:
-        """Objects that a ``list`` command gives, as the library's JSON; empty where the named one does not exist."""
+        """Objects that a ``list`` command gives, as JSON without set elements; empty where there is none."""
         try:
-            text = self._run(command, _OUTPUT_JSON)
+            text = self._run(command, _OUTPUT_JSON | _OUTPUT_TERSE)
         except NftError as error:
             if "No such file or directory" in str(error):
                 return []

@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import socket
 import struct
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
-from clustermeshd.kernel.netlink import NESTED, REPLACE, Request, attribute, attributes
+from clustermeshd.kernel.layout import Reader
+from clustermeshd.kernel.netlink import NESTED, REPLACE, Request, attribute
 from clustermeshd.kernel.state import FdbEntry, Neighbour, Nexthop, Packed, Route
 
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
@@ -26,9 +29,23 @@ _RTMSG: Final = struct.Struct("=8BI")  # family, dst length, src length, tos, ta
 _NDMSG: Final = struct.Struct("=BBHiHBB")  # family, padding, padding, device index, state, flags, type
 _NHMSG: Final = struct.Struct("=4BI")  # family, scope, protocol, reserved, flags
 
-_RTA_DST, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_METRICS, _RTA_TABLE, _RTA_NH_ID, _RTAX_MTU = 1, 6, 7, 8, 15, 30, 2
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_METRICS = 1, 4, 5, 6, 7, 8
+_RTA_CACHEINFO, _RTA_TABLE, _RTA_NH_ID, _RTAX_MTU = 12, 15, 30, 2
+_ROUTE_PATHS: Final = (
+    (_RTA_TABLE,),
+    (_RTA_DST,),
+    (_RTA_NH_ID,),
+    (_RTA_PREFSRC,),
+    (_RTA_METRICS, _RTAX_MTU),
+    (_RTA_PRIORITY,),
+    (_RTA_GATEWAY,),
+    (_RTA_OIF,),
+)
 _DEFAULT_METRIC: Final[dict[int, int]] = {socket.AF_INET: 0, socket.AF_INET6: 1024}
-_NDA_DST, _NDA_LLADDR, _NDA_IFINDEX, _NDA_PROTOCOL = 1, 2, 8, 12
+_NDA_DST, _NDA_LLADDR, _NDA_CACHEINFO, _NDA_PROBES, _NDA_IFINDEX, _NDA_PROTOCOL = 1, 2, 3, 4, 8, 12
+_AGES: Final = ((_NDA_CACHEINFO,), (_NDA_PROBES,))
+_INDEX_STATE: Final = struct.Struct("=iH")
+_MAC_BYTES: Final = 6
 _NHA_ID, _NHA_OIF, _NHA_GATEWAY = 1, 5, 6
 NUD_PERMANENT, _NTF_SELF = 0x80, 0x02
 _RTN_UNICAST, _RTNH_F_ONLINK, _RTM_F_CLONED, _RT_SCOPE_NOWHERE = 1, 4, 0x200, 255
@@ -67,12 +84,13 @@ def delete_nexthop(nexthop: Nexthop) -> Request:
 DUMP_NEXTHOPS: Final = _NHMSG.pack(0, 0, 0, 0, 0)
 
 
-def parse_nexthop(payload: bytes, names: dict[int, str]) -> tuple[int, Nexthop]:
-    """Protocol and nexthop of a dumped object; without device or gateway (groups, blackholes) those are empty."""
-    found = attributes(payload, 8)
-    oif = found.get(_NHA_OIF)
-    device = names.get(_U32.unpack(oif)[0], "") if oif else ""
-    return payload[2], Nexthop(_U32.unpack(found[_NHA_ID])[0], device, found.get(_NHA_GATEWAY, b""))
+def nexthops(payloads: Iterable[bytes], names: Mapping[int, str]) -> Iterator[tuple[int, Nexthop]]:
+    """Protocol and nexthop of dumped objects; without device or gateway (groups, blackholes) those are empty."""
+    read = Reader(8, [(_NHA_ID,), (_NHA_OIF,), (_NHA_GATEWAY,)], spans=[(2, 1)]).read
+    for payload in payloads:
+        protocol, number, oif, gateway = read(payload)
+        device = names.get(_number(oif), "") if oif else ""
+        yield _number(protocol), Nexthop(_number(number), device, gateway or b"")
 
 
 # ---- neighbours and FDB entries: one message type, told apart by family
@@ -103,22 +121,23 @@ def dump_fdb(index: int) -> bytes:
     return dump_neighbours(_AF_BRIDGE, index)
 
 
-def parse_neighbour(payload: bytes, device: str, index: int) -> Neighbour | None:
-    """A permanent unicast neighbour of that device; None for what the kernel learned or made itself."""
-    _, _, _, found_index, state, _, _ = _NDMSG.unpack_from(payload)
-    found = attributes(payload, 12)
-    if found_index != index or not state & NUD_PERMANENT or len(found.get(_NDA_LLADDR, b"")) != 6:
-        return None
-    return Neighbour(device, found[_NDA_DST], found[_NDA_LLADDR])
+def neighbours(payloads: Iterable[bytes], device: str, index: int) -> Iterator[Neighbour]:
+    """Permanent unicast neighbours of that device, without what the kernel learned or made itself."""
+    read = Reader(12, [(_NDA_DST,), (_NDA_LLADDR,)], spans=[(4, 6)], ignored=_AGES).read
+    for payload in payloads:
+        where, address, mac = read(payload)
+        found_index, state = _INDEX_STATE.unpack(where or b"")
+        if found_index == index and state & NUD_PERMANENT and address and mac and len(mac) == _MAC_BYTES:
+            yield Neighbour(device, address, mac)
 
 
-def parse_fdb(payload: bytes, device: str, index: int) -> FdbEntry | None:
-    """An FDB entry of that device that says where a MAC lives; None for anything else."""
-    _, _, _, found_index, _, _, _ = _NDMSG.unpack_from(payload)
-    found = attributes(payload, 12)
-    if found_index != index or _NDA_DST not in found or len(found.get(_NDA_LLADDR, b"")) != 6:
-        return None
-    return FdbEntry(device, found[_NDA_LLADDR], found[_NDA_DST])
+def fdb_entries(payloads: Iterable[bytes], device: str, index: int) -> Iterator[FdbEntry]:
+    """FDB entries of that device that say where a MAC lives."""
+    read = Reader(12, [(_NDA_DST,), (_NDA_LLADDR,)], spans=[(4, 4)], ignored=_AGES).read
+    for payload in payloads:
+        where, destination, mac = read(payload)
+        if _number(where) == index and destination and mac and len(mac) == _MAC_BYTES:
+            yield FdbEntry(device, mac, destination)
 
 
 def _neighbour(neighbour: Neighbour, index: int, protocol: int) -> bytes:
@@ -141,8 +160,11 @@ def _fdb(entry: FdbEntry, index: int) -> bytes:
 # ---- routes
 
 
-def put_route(route: Route, mark: RouteMark) -> Request:
-    return Request(RTM_NEWROUTE, REPLACE, _route_header(route, mark, _RTN_UNICAST) + _route_attributes(route, mark))
+def put_route(route: Route, mark: RouteMark, index: int = 0) -> Request:
+    """``index``: of the route's own device, where it has one."""
+    flags = _RTNH_F_ONLINK if route.gateway else 0
+    header = _route_header(route, mark, _RTN_UNICAST, flags=flags)
+    return Request(RTM_NEWROUTE, REPLACE, header + _route_attributes(route, mark, index))
 
 
 def delete_route(route: Route, mark: RouteMark) -> Request:
@@ -161,37 +183,46 @@ def dump_routes(family: int, table: int) -> bytes:
     return _RTMSG.pack(family, 0, 0, 0, _RT_TABLE_UNSPEC, 0, 0, 0, 0) + attribute(_RTA_TABLE, _U32.pack(table))
 
 
-def parse_route(payload: bytes, table: int) -> tuple[int, Route] | None:
-    """Protocol and route of a dumped object of that table; None for the kernel's own and other tables' entries."""
-    family, length, _, _, _, protocol, _, _, flags = _RTMSG.unpack_from(payload)
-    found = attributes(payload, 12)
-    if _U32.unpack(found[_RTA_TABLE])[0] != table or flags & _RTM_F_CLONED:
-        return None
-    nexthop = found.get(_RTA_NH_ID)
-    metrics = found.get(_RTA_METRICS)
-    mtu = attributes(metrics).get(_RTAX_MTU) if metrics else None
-    metric = _U32.unpack(found[_RTA_PRIORITY])[0] if _RTA_PRIORITY in found else 0
-    return protocol, Route(
-        prefix=found.get(_RTA_DST, b"\0" * (4 if family == socket.AF_INET else 16)),
-        length=length,
-        nexthop=_U32.unpack(nexthop)[0] if nexthop else 0,
-        source=found.get(_RTA_PREFSRC),
-        mtu=_U32.unpack(mtu)[0] if mtu else 0,
-        metric=-1 if metric == _DEFAULT_METRIC[family] else metric,
-    )
+def routes(payloads: Iterable[bytes], mark: RouteMark, names: Mapping[int, str]) -> Iterator[tuple[bool, Route]]:
+    """Whether it is ours, and the route, of dumped objects of our table; the kernel's own entries are left out."""
+    read = Reader(12, _ROUTE_PATHS, spans=[(0, 12)], ignored=[(_RTA_CACHEINFO,)]).read
+    table = _U32.pack(mark.table)
+    for payload in payloads:
+        header, where, prefix, nexthop, source, mtu, priority, gateway, oif = read(payload)
+        family, length, _, _, _, protocol, _, _, flags = _RTMSG.unpack(header or b"")
+        if where != table or flags & _RTM_F_CLONED:
+            continue
+        metric = _number(priority)
+        route = Route(
+            prefix=prefix or b"\0" * (4 if family == socket.AF_INET else 16),
+            length=length,
+            nexthop=_number(nexthop),
+            source=source,
+            mtu=_number(mtu),
+            metric=-1 if metric == _DEFAULT_METRIC[family] else metric,
+        )
+        if not nexthop and gateway:
+            route = route._replace(nexthop=metric, device=names.get(_number(oif), ""), gateway=gateway)
+        yield protocol == mark.protocol, route
 
 
-def _route_header(route: Route, mark: RouteMark, kind: int, scope: int = 0) -> bytes:
+def _number(value: bytes | None) -> int:
+    """Of an attribute in the machine's byte order; 0 where there is none."""
+    return int.from_bytes(value, sys.byteorder) if value else 0
+
+
+def _route_header(route: Route, mark: RouteMark, kind: int, scope: int = 0, flags: int = 0) -> bytes:
     table = mark.table if mark.table < 256 else _RT_TABLE_COMPAT
-    return _RTMSG.pack(address_family(route.prefix), route.length, 0, 0, table, mark.protocol, scope, kind, 0)
+    return _RTMSG.pack(address_family(route.prefix), route.length, 0, 0, table, mark.protocol, scope, kind, flags)
 
 
-def _route_attributes(route: Route, mark: RouteMark) -> bytes:
-    body = (
-        attribute(_RTA_TABLE, _U32.pack(mark.table))
-        + attribute(_RTA_DST, route.prefix)
-        + attribute(_RTA_NH_ID, _U32.pack(route.nexthop))
-    )
+def _route_attributes(route: Route, mark: RouteMark, index: int) -> bytes:
+    body = attribute(_RTA_TABLE, _U32.pack(mark.table)) + attribute(_RTA_DST, route.prefix)
+    if route.gateway:
+        body += attribute(_RTA_GATEWAY, route.gateway) + attribute(_RTA_OIF, _U32.pack(index))
+        body += attribute(_RTA_PRIORITY, _U32.pack(route.metric))
+    else:
+        body += attribute(_RTA_NH_ID, _U32.pack(route.nexthop))
     if route.source:
         body += attribute(_RTA_PREFSRC, route.source)
     if route.mtu:

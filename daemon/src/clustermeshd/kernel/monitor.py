@@ -12,6 +12,7 @@ import struct
 from typing import Final
 
 from clustermeshd.kernel import addresses, links, messages, rules
+from clustermeshd.kernel.elements import NFNETLINK
 from clustermeshd.kernel.netlink import Netlink, Received, RepliesLost, attributes
 from clustermeshd.model.errors import Retriable
 from clustermeshd.model.settings import Dataplane
@@ -19,7 +20,6 @@ from clustermeshd.model.settings import Dataplane
 # linux/rtnetlink.h RTNLGRP_*: link, neighbour, addresses, routes, rules (each v4 and v6), nexthop
 _ROUTE_GROUPS: Final = (1, 3, 5, 9, 7, 11, 8, 19, 32)
 _NFT_GROUP: Final = 7
-_NFNETLINK: Final = 12
 _NFT_SUBSYSTEM: Final = 10
 _NFPROTO_INET: Final = 1
 _U32: Final = struct.Struct("=I")
@@ -29,13 +29,13 @@ _INDEX: Final = struct.Struct("=i")
 class Monitor:
     """Non-blocking; ``sockets`` go into a selector or an event loop, and ``drain`` says whether to look."""
 
-    def __init__(self, settings: Dataplane, own_port: int) -> None:
+    def __init__(self, settings: Dataplane, own_ports: frozenset[int]) -> None:
         self._settings = settings
-        self._own_port = own_port
+        self._own_ports = own_ports
         self._names = {settings.device_of(family) for family in (4, 6)}
         self._watched: frozenset[int] = frozenset()
         self._route = Netlink(groups=_ROUTE_GROUPS)
-        self._nft = Netlink(_NFNETLINK, groups=(_NFT_GROUP,))
+        self._nft = Netlink(NFNETLINK, groups=(_NFT_GROUP,))
         for listener in self.sockets:
             listener.socket.setblocking(False)
 
@@ -58,7 +58,7 @@ class Monitor:
             try:
                 while True:
                     for message in listener.receive():
-                        concerns = concerns or (message.port != self._own_port and is_ours(message))
+                        concerns = concerns or (message.port not in self._own_ports and is_ours(message))
             except BlockingIOError:
                 continue
             except (RepliesLost, Retriable):

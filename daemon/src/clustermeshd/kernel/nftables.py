@@ -14,13 +14,16 @@ No rule accepts: every packet still meets the CNI's and the host's own rules.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import json
+import os
+from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network
 from typing import Any, Final
 
+from clustermeshd.kernel.elements import NFNETLINK, Sets
 from clustermeshd.kernel.libnftables import Nft
-from clustermeshd.kernel.state import NftChange, NftTable, Packed, address_text
+from clustermeshd.kernel.netlink import Netlink
+from clustermeshd.kernel.state import Interval, NftChange, NftTable, Packed, address_text
 from clustermeshd.model.settings import Dataplane
 
 _CHAINS: Final = {
@@ -37,6 +40,8 @@ _ETHERTYPE: Final = {4: "0x0800", 6: "0x86dd"}
 _IP: Final = {4: "ip", 6: "ip6"}
 _ADDRESS: Final = {4: "ipv4_addr", 6: "ipv6_addr"}
 _BATCH: Final = 5000  # elements per command
+MARK: Final = "clustermesh.io"  # comment of the table
+_RULE_MARK: Final = "clustermesh "
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +53,6 @@ class Tunnel:
     vni: int
     mtu: int
     source: Packed | None
-
-
-def prefix_element(network: IPv4Network | IPv6Network) -> str:
-    """A prefix in nft's canonical form: a single address stands without its length."""
-    address = address_text(network.network_address.packed)
-    return address if network.prefixlen == network.max_prefixlen else f"{address}/{network.prefixlen}"
-
-
-def binding_element(outer: Packed, inner: IPv4Network | IPv6Network) -> str:
-    """Outer source bound to a range of inner sources, as ``peersXY`` sets hold it: inner ones are raw integers."""
-    return _binding(address_text(outer), int(inner.network_address), int(inner.broadcast_address))
 
 
 def pods_set(side: str, family: int) -> str:
@@ -76,90 +70,153 @@ def peers_set(outer: int, inner: int) -> str:
     return f"peers{outer}{inner}"
 
 
-def desired_table(tunnels: Iterable[Tunnel], elements: Mapping[str, Iterable[str]], port: int) -> NftTable:
+def prefix_interval(low: int, high: int, size: int) -> Interval:
+    """Element of a set of prefixes: first and last address, ``size`` bytes each."""
+    return low.to_bytes(size, "big") + high.to_bytes(size, "big")
+
+
+def binding(outer: Packed, interval: Interval) -> Interval:
+    """Element of a ``peersXY`` set: an outer source bound to an interval of inner sources."""
+    size = len(interval) // 2
+    return outer + interval[:size] + outer + interval[size:]
+
+
+def desired_table(tunnels: Iterable[Tunnel], elements: Mapping[str, Set[Interval]], port: int) -> NftTable:
     """The table as it should be: rules from the devices, elements by set name."""
-    sets = _sets()
     rules = _rules(sorted(tunnels, key=lambda tunnel: tunnel.family), port)
     return NftTable(
         chains=frozenset((name, _hook_mark(base)) for name, base in _CHAINS.items()),
-        sets=frozenset((name, mark) for name, (_, mark) in sets.items()),
+        sets=frozenset((name, mark) for name, (_, mark) in _SETS.items()),
         rules=tuple((chain, _rule_mark(chain, text)) for chain, text in rules),
-        elements={name: frozenset(elements.get(name, ())) for name in sets},
+        elements={name: elements.get(name, frozenset()) for name in _SETS},
         texts=tuple(text for _, text in rules),
     )
 
 
-def observe_table(nft: Nft, settings: Dataplane) -> NftTable | None:
-    """The table as the kernel has it; None where there is none."""
-    listed = nft.list(f"list table inet {settings.nft_table}")
-    chains, sets, rules = set(), set(), []
-    elements: dict[str, frozenset[str]] = {}
-    is_there = False
-    for entry in listed:
-        ((kind, value),) = entry.items()
-        if kind == "table":
-            is_there = True
-        elif kind == "chain":
-            base = (value["type"], value["hook"], value["prio"]) if "hook" in value else None
-            chains.add((value["name"], _hook_mark(base)))
-        elif kind == "set":
-            kinds = value["type"] if isinstance(value["type"], list) else [value["type"]]
-            sets.add((value["name"], _set_mark(kinds, value.get("flags", []))))
-            elements[value["name"]] = frozenset(_element(item) for item in value.get("elem", []))
-        elif kind == "rule":
-            rules.append((value["chain"], value.get("comment", "")))
-    if not is_there:
-        return None
-    return NftTable(frozenset(chains), frozenset(sets), _in_chain_order(rules), elements)
+class Table:
+    """Our table in the kernel of the thread that makes this."""
+
+    def __init__(self, settings: Dataplane) -> None:
+        self._name = settings.nft_table
+        self._nft = Nft()
+        self._netlink = Netlink(NFNETLINK)
+        self._sets = Sets(self._netlink, settings.nft_table)
+        self._seen: dict[tuple[str, str], str] = {}
+        self.is_foreign = False  # at the last look, a table of our name was not ours
+
+    @property
+    def ports(self) -> frozenset[int]:
+        """Netlink port ids of our writes; the library's socket is the first of the process and has its number."""
+        return frozenset({self._netlink.port, os.getpid()})
+
+    def close(self) -> None:
+        self._netlink.close()
+        self._nft.close()
+
+    def observe(self) -> NftTable | None:
+        """The table as it is; None where there is none."""
+        chains, sets, rules = set(), set(), []
+        is_there = is_marked = False
+        for entry in self._nft.list(f"list table inet {self._name}"):
+            ((kind, value),) = entry.items()
+            if kind == "table":
+                is_there = True
+                is_marked = value.get("comment") == MARK
+            elif kind == "chain":
+                base = (value["type"], value["hook"], value["prio"]) if "hook" in value else None
+                chains.add((value["name"], _hook_mark(base)))
+            elif kind == "set":
+                kinds = value["type"] if isinstance(value["type"], list) else [value["type"]]
+                sets.add((value["name"], _set_mark(kinds, value.get("flags", []))))
+            elif kind == "rule":
+                rules.append((value["chain"], self._mark(value)))
+        is_marked = is_marked or any(mark.startswith(_RULE_MARK) for _, mark in rules)  # up to 0.1
+        self.is_foreign = is_there and not is_marked and bool(chains or sets)
+        if not is_there or self.is_foreign:
+            return None
+        wanted = {name for name, (_, mark) in _SETS.items() if (name, mark) in sets}
+        elements = {name: self._sets.read(name, fields=FIELDS[name]) for name in wanted}
+        return NftTable(frozenset(chains), frozenset(sets), _in_chain_order(rules), elements)
+
+    def change(self, change: NftChange) -> None:
+        """Carry out a change. A table that replaces another does so in one transaction.
+
+        A new one gets its sets filled before its rules, so that no rule ever stands before an empty set.
+        """
+        table, name = change.table, self._name
+        if table is None:
+            self._nft.run(f"delete table inet {name}\n")
+        elif change.is_new:
+            self._run([_table_command(name), *_set_commands(name)])
+            self._sets.change({}, change.add, FIELDS)
+            self._run([*_chain_commands(name), *_rule_commands(name, table)])
+        elif change.rebuild:
+            anew = [f"add table inet {name}", f"delete table inet {name}", _table_command(name)]
+            elements = _element_commands(name, change.add)
+            self._run([*anew, *_set_commands(name), *_chain_commands(name), *_rule_commands(name, table), *elements])
+        else:
+            self._sets.change(change.remove, change.add, FIELDS)
+            if change.write_rules:
+                self._run([*(f"flush chain inet {name} {chain}" for chain in _CHAINS), *_rule_commands(name, table)])
+
+    def _run(self, commands: Iterable[str]) -> None:
+        self._nft.run("\n".join(commands) + "\n")
+
+    def _mark(self, rule: Mapping[str, Any]) -> str:
+        """The mark of a rule as its comment says, unless the rule under that mark was another when first seen."""
+        mark = str(rule.get("comment", ""))
+        text = json.dumps(_without_counts(rule.get("expr")), sort_keys=True)
+        return mark if self._seen.setdefault((rule["chain"], mark), text) == text else f"{mark} edited"
 
 
-def transaction(change: NftChange, name: str) -> str:
-    """Commands that carry out a change, all or nothing."""
-    table = change.table
-    if table is None:
-        return f"delete table inet {name}\n"
-    lines = []
-    if change.rebuild:
-        lines += [f"add table inet {name}", f"delete table inet {name}", f"add table inet {name}"]
-        lines += [f"add set inet {name} {declaration} {{ {body} }}" for declaration, body in _declarations()]
-        for chain, base in _CHAINS.items():
-            hook = f" {{ type {base[0]} hook {base[1]} priority {base[2]}; policy accept; }}" if base else ""
-            lines.append(f"add chain inet {name} {chain}{hook}")
-    elif change.write_rules:
-        lines += [f"flush chain inet {name} {chain}" for chain in _CHAINS]
-    if change.rebuild or change.write_rules:
-        for (chain, mark), text in zip(table.rules, table.texts, strict=True):
-            lines.append(f'add rule inet {name} {chain} {text} comment "{mark}"')
-    lines += _element_commands("delete", name, change.remove)
-    lines += _element_commands("add", name, change.add)
-    return "\n".join(lines) + "\n"
+def _without_counts(expression: Any) -> Any:
+    if isinstance(expression, dict):
+        return {key: "" if key == "counter" else _without_counts(value) for key, value in expression.items()}
+    return [_without_counts(item) for item in expression] if isinstance(expression, list) else expression
 
 
-def _element_commands(verb: str, name: str, changed: Mapping[str, tuple[str, ...]]) -> list[str]:
+def _table_command(name: str) -> str:
+    return f'add table inet {name} {{ comment "{MARK}"; }}'
+
+
+def _set_commands(name: str) -> list[str]:
+    return [f"add set inet {name} {set_name} {{ {body} }}" for set_name, (body, _) in _SETS.items()]
+
+
+def _chain_commands(name: str) -> list[str]:
+    hooks = {
+        chain: f" {{ type {base[0]} hook {base[1]} priority {base[2]}; policy accept; }}" if base else ""
+        for chain, base in _CHAINS.items()
+    }
+    return [f"add chain inet {name} {chain}{hook}" for chain, hook in hooks.items()]
+
+
+def _rule_commands(name: str, table: NftTable) -> list[str]:
     return [
-        f"{verb} element inet {name} {set_name} {{ {', '.join(elements[start : start + _BATCH])} }}"
-        for set_name, elements in changed.items()
-        for start in range(0, len(elements), _BATCH)
+        f'add rule inet {name} {chain} {text} comment "{mark}"'
+        for (chain, mark), text in zip(table.rules, table.texts, strict=True)
     ]
 
 
-def _sets() -> dict[str, tuple[str, str]]:
-    """Declaration body and mark of every set."""
-    sets = {}
-    for family in (4, 6):
-        for side in ("local", "remote"):
-            body = f"type {_ADDRESS[family]}; flags interval;"
-            sets[pods_set(side, family)] = (body, _set_mark([_ADDRESS[family]], ["interval"]))
-        body = f"type {_ADDRESS[family]}; flags interval;"
-        sets[nodes_set(family)] = (body, _set_mark([_ADDRESS[family]], ["interval"]))
-        for inner in (4, 6):
-            body = f"typeof {_IP[family]} saddr . {_INNER_SOURCE[inner]}; flags interval;"
-            sets[peers_set(family, inner)] = (body, _set_mark([_ADDRESS[family], "integer"], ["interval"]))
-    return sets
+def _element_commands(name: str, changed: Mapping[str, Collection[Interval]]) -> list[str]:
+    return [
+        f"add element inet {name} {set_name} {{ {', '.join(texts[start : start + _BATCH])} }}"
+        for set_name, intervals in changed.items()
+        for texts in [[_element_text(interval, FIELDS[set_name]) for interval in intervals]]
+        for start in range(0, len(texts), _BATCH)
+    ]
 
 
-def _declarations() -> list[tuple[str, str]]:
-    return [(name, body) for name, (body, _) in _sets().items()]
+def _element_text(interval: Interval, fields: int) -> str:
+    """An element in nft's notation."""
+    size = len(interval) // 2
+    low, high = interval[:size], interval[size:]
+    if fields == 1:
+        return f"{address_text(low)}-{address_text(high)}" if low != high else address_text(low)
+    outer = 4 if size in (8, 20) else 16
+    first, last = (int.from_bytes(key[outer:], "big") for key in (low, high))
+    inner = f"{first:#x}-{last:#x}" if first != last else f"{first:#x}"
+    return f"{address_text(low[:outer])} . {inner}"
 
 
 def _rules(tunnels: Iterable[Tunnel], port: int) -> list[tuple[str, str]]:
@@ -203,7 +260,7 @@ def _in_chain_order(rules: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]
 
 
 def _rule_mark(chain: str, text: str) -> str:
-    return "clustermesh " + hashlib.sha256(f"{chain} {text}".encode()).hexdigest()[:12]
+    return _RULE_MARK + hashlib.sha256(f"{chain} {text}".encode()).hexdigest()[:12]
 
 
 def _hook_mark(base: tuple[str, str, int] | None) -> str:
@@ -214,24 +271,17 @@ def _set_mark(kinds: Iterable[str], flags: Iterable[str]) -> str:
     return f"{' . '.join(kinds)} {','.join(flags)}"
 
 
-def _binding(outer: str, low: int, high: int) -> str:
-    return f"{outer} . {low:#x}" if low == high else f"{outer} . {low:#x}-{high:#x}"
+def _sets() -> dict[str, tuple[str, str]]:
+    """Declaration body and mark of every set."""
+    sets = {}
+    for family in (4, 6):
+        for set_name in (pods_set("local", family), pods_set("remote", family), nodes_set(family)):
+            sets[set_name] = (f"type {_ADDRESS[family]}; flags interval;", _set_mark([_ADDRESS[family]], ["interval"]))
+        for inner in (4, 6):
+            body = f"typeof {_IP[family]} saddr . {_INNER_SOURCE[inner]}; flags interval;"
+            sets[peers_set(family, inner)] = (body, _set_mark([_ADDRESS[family], "integer"], ["interval"]))
+    return sets
 
 
-def _element(item: Any) -> str:
-    """An element of a JSON listing in the canonical form of ``prefix_element`` and ``binding_element``."""
-    if isinstance(item, str):
-        return item
-    if "elem" in item:  # with a comment or counter: somebody else's, kept as it is
-        return _element(item["elem"]["val"])
-    if "prefix" in item:
-        return f"{item['prefix']['addr']}/{item['prefix']['len']}"
-    if "concat" in item:
-        outer, inner = item["concat"]
-        low, high = inner["range"] if isinstance(inner, dict) and "range" in inner else (inner, inner)
-        return _binding(_element(outer), _integer(low), _integer(high))
-    return "-".join(map(str, item["range"]))
-
-
-def _integer(value: int | str) -> int:
-    return value if isinstance(value, int) else int(value, 0)
+_SETS: Final = _sets()
+FIELDS: Final[Mapping[str, int]] = {name: 2 if "typeof" in body else 1 for name, (body, _) in _SETS.items()}

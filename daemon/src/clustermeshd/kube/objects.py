@@ -288,6 +288,7 @@ class MeshNodeDevice(Struct, frozen=True, omit_defaults=False):
     underlay_address: str
     tunnel_address: str = ""
     mac: str = ""
+    underlay_reason: str = ""  # why this underlay, in words
 
 
 class MeshNodePeer(Struct, frozen=True, omit_defaults=False):

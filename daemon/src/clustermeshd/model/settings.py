@@ -23,6 +23,9 @@ class Dataplane:
 
     ``device`` names the VXLAN device of inner IPv4; the one of inner IPv6 has the suffix ``v6`` and ``vni + 1``
     (two devices of one VNI cannot share a socket). ``route_protocol`` is 5..255, see ``rtm_protocol`` in rtnetlink(7).
+    ``use_nexthops``: by nexthop objects where the kernel has them; else, or without, each route has its own gateway.
+    Tunnel packets leave from the node's InternalIP, unless ``underlay_interface`` (name patterns as of a shell) or
+    ``underlay_cidr`` (prefixes), each a comma-separated list, choose another address of the node.
     """
 
     device: str = "clustermesh0"
@@ -32,6 +35,9 @@ class Dataplane:
     rule_priority: int = 98
     route_protocol: int = 77
     nft_table: str = "clustermesh"
+    use_nexthops: bool = True
+    underlay_interface: str = ""
+    underlay_cidr: str = ""
 
     def device_of(self, family: int) -> str:
         """Name of the device of an inner address family (4 or 6)."""

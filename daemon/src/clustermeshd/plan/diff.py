@@ -57,15 +57,15 @@ def _nft(desired: NftTable | None, actual: NftTable | None) -> NftChange | None:
     if desired is None:
         return None if actual is None else NftChange(None)
     if actual is None or (desired.chains, desired.sets) != (actual.chains, actual.sets):
-        wanted = {name: tuple(sorted(elements)) for name, elements in desired.elements.items() if elements}
-        return NftChange(desired, rebuild=True, add=wanted)
+        wanted = {name: sorted(elements) for name, elements in desired.elements.items() if elements}
+        return NftChange(desired, rebuild=actual is not None, is_new=actual is None, add=wanted)
     add, remove = {}, {}
     for name, elements in desired.elements.items():
         present = actual.elements.get(name, frozenset())
         if missing := elements - present:
-            add[name] = tuple(sorted(missing))
+            add[name] = sorted(missing)
         if surplus := present - elements:
-            remove[name] = tuple(sorted(surplus))
+            remove[name] = sorted(surplus)
     write_rules = desired.rules != actual.rules
     if not (write_rules or add or remove):
         return None

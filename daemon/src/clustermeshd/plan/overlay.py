@@ -3,50 +3,70 @@
 Per remote node and inner family one FDB entry, one permanent neighbour and one nexthop object; per prefix one route by
 that nexthop. A node that moves is one FDB entry rewritten, however many prefixes it has. Nothing here depends on
 order, time or history: the same inputs give the same objects after any restart, so a restart changes nothing.
+
+``Overlay.plan`` makes the whole plan. ``Overlay.change`` carries single remote nodes over into it, where they touch
+nothing that another node claims; the result is the same as that of a whole plan, at the cost of those nodes alone.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
+from typing import NamedTuple, TypeVar
 
 from clustermeshd.kernel import nftables
-from clustermeshd.kernel.dataplane import FIRST_NEXTHOP
 from clustermeshd.kernel.state import (
-    Device,
+    Changes,
+    Delta,
     FdbEntry,
     HostAddress,
+    Interval,
     KernelState,
     Marked,
     Neighbour,
     Nexthop,
-    NftTable,
+    NftChange,
     Packed,
     Route,
     Rule,
-    address_text,
+    Value,
     keyed,
 )
-from clustermeshd.kernel.sysctls import FORWARDING
 from clustermeshd.kube.objects import RemoteNode
-from clustermeshd.model.addresses import Address, Network, vtep_mac
-from clustermeshd.model.settings import VXLAN_OVERHEAD_V4, VXLAN_OVERHEAD_V6, Dataplane
-from clustermeshd.plan.overlay_claims import Peer, Problem, admit, by_precedence, outermost, parse_peer
-from clustermeshd.plan.overlay_local import LocalNode, Underlay, of_family
+from clustermeshd.model.addresses import BITS, Point, Prefix, point_of, prefix_of
+from clustermeshd.model.settings import Dataplane
+from clustermeshd.plan.overlay_base import Base, Site
+from clustermeshd.plan.overlay_claims import (
+    Peer,
+    Problem,
+    admit,
+    by_precedence,
+    local_conflict,
+    outermost,
+    parse_peer,
+)
+from clustermeshd.plan.overlay_index import Claims, hashed_id, nexthop_ids, odd_ids, owners
+from clustermeshd.plan.overlay_local import LocalNode
 
-_OVERHEAD = {4: VXLAN_OVERHEAD_V4, 6: VXLAN_OVERHEAD_V6}
 _FAMILIES = (4, 6)
-_LEAST_IPV6_MTU = 1280
+ValueT = TypeVar("ValueT", bound=Value)
 
 
-@dataclass(frozen=True, slots=True)
-class PeerCount:
+class Change(NamedTuple):
+    """A remote node before and after; None where there was or is none."""
+
+    old: RemoteNode | None
+    new: RemoteNode | None
+
+
+class PeerCount(NamedTuple):
     """What one remote cluster amounts to on this node."""
 
     overlay_routing_mode: str
     nodes: int = 0  # with overlay
+    reached: int = 0  # those of them that have objects; the others have a problem
     routes: int = 0
 
 
@@ -58,186 +78,214 @@ class Desired:
     problems: tuple[Problem, ...]
     peers: Mapping[str, PeerCount] = field(default_factory=dict)  # by RemoteClusterConfiguration
     owners: Mapping[int, tuple[str, str]] = field(default_factory=dict)  # by nexthop id: that and the node
+    bases: Mapping[str, Base] = field(default_factory=dict)  # by device
+
+
+class _Part(NamedTuple):
+    """The kernel objects of one remote node. ``bound``: inner prefixes that an outer address may send from."""
+
+    peer: Peer
+    prefixes: Sequence[Prefix]
+    nexthops: list[Nexthop]
+    fdb: list[FdbEntry]
+    neighbours: list[Neighbour]
+    routes: list[Route]
+    bound: list[tuple[Base, Packed, Sequence[Prefix]]]
+    owned: list[int]  # nexthop ids
 
 
 def desired(local: LocalNode, remotes: Iterable[RemoteNode], settings: Dataplane, actual: KernelState) -> Desired:
     """All kernel objects of this node. ``actual`` tells where the underlay is and which numbers others use."""
-    problems: list[Problem] = []
-    peers = _accepted(local, remotes, problems)
-    nodes = {address for peer in peers if peer.has_overlay for address in peer.addresses} | set(local.addresses)
-    prefixes = admit(peers, local.pod_cidrs, nodes, problems)
-    if not peers:
-        return Desired(Marked(), tuple(problems))
-    if not local.pod_cidrs:
-        problems.append(Problem("NoPodCIDR", local.name, "this node has no pod CIDR; pods cannot keep their address"))
-    planner = _Planner(local, settings, actual, problems)
-    for family in _FAMILIES:
-        planner.add_family(family, peers, prefixes)
-    return planner.result(peers, prefixes)
+    return Overlay(settings).plan(local, remotes, actual)
 
 
-def _accepted(local: LocalNode, remotes: Iterable[RemoteNode], problems: list[Problem]) -> list[Peer]:
-    """Remote nodes in order of precedence, without our own and without second copies of one node."""
-    peers: list[Peer] = []
-    seen: dict[tuple[str, str], str] = {}
-    for remote in by_precedence(remotes):
-        peer = parse_peer(remote, problems)
-        identity = (peer.cluster_id, peer.node)
-        if not peer.cluster_id or peer.cluster_id == local.cluster_id:
-            problems.append(Problem("OwnCluster", peer.name, f"cluster id {peer.cluster_id!r} is none of a remote"))
-        elif identity in seen:
-            problems.append(Problem("DuplicateNode", peer.name, f"the same node as {seen[identity]}"))
-        else:
-            seen[identity] = peer.name
-            peers.append(peer)
-    return peers
+class Overlay:
+    """The plan of one node, kept so that it can be changed piece by piece."""
 
+    def __init__(self, settings: Dataplane) -> None:
+        self._settings = settings
+        self._forget()
 
-class _Planner:
-    """Collects the objects of both families."""
-
-    def __init__(self, local: LocalNode, settings: Dataplane, actual: KernelState, problems: list[Problem]) -> None:
-        self._local, self._settings, self._actual, self._problems = local, settings, actual, problems
-        self._devices: list[Device] = []
-        self._addresses: list[HostAddress] = []
-        self._nexthops: list[Nexthop] = []
-        self._fdb: list[FdbEntry] = []
-        self._neighbours: list[Neighbour] = []
-        self._routes: list[Route] = []
-        self._rules: list[Rule] = []
-        self._tunnels: list[nftables.Tunnel] = []
-        self._bindings: dict[tuple[int, int], dict[Packed, list[Network]]] = {}
+    def _forget(self) -> None:
+        self._local: LocalNode | None = None
+        self._bases: dict[int, Base] = {}
+        self._local_prefixes: tuple[Prefix, ...] = ()
+        self._claims = Claims()
+        self._modes: dict[str, str] = {}
+        self._members: Counter[str] = Counter()  # remote nodes by cluster
+        self._nodes: Counter[str] = Counter()  # those with overlay
+        self._reached: Counter[str] = Counter()  # those that have objects
+        self._routes: Counter[str] = Counter()
+        self._present: Counter[int] = Counter()  # remote nodes by inner family
+        self._on_device: Counter[int] = Counter()  # those with overlay
+        self._families: frozenset[int] = frozenset()  # inner families at the last whole plan
+        self._own_points: frozenset[Point] = frozenset()
+        self._nexthops: dict[object, Nexthop] = {}
+        self._fdb: dict[object, FdbEntry] = {}
+        self._neighbours: dict[object, Neighbour] = {}
+        self._routed: dict[object, Route] = {}
+        self._elements: dict[str, set[Interval]] = {}
         self._owners: dict[int, tuple[str, str]] = {}
+        self._table = nftables.desired_table((), {}, self._settings.port)
+        self._odd_ids: frozenset[int] = frozenset()  # ids that are not, or cannot be, what the hash alone gives
+        self._has_foreign_nft = False
+        self._problems: tuple[Problem, ...] = ()
+        self._addresses: list[Packed] = []
 
-    def add_family(self, family: int, peers: Sequence[Peer], prefixes: Mapping[str, tuple[Network, ...]]) -> None:
-        """Device, rule and everything behind them, where this node and some overlay peer have that family."""
-        members = [
-            (peer, own)
-            for peer in peers
-            if peer.has_overlay and (own := [prefix for prefix in prefixes[peer.name] if prefix.version == family])
-        ]
-        if not members or of_family(self._local.pod_cidrs, family) is None:
-            return
-        name = self._settings.device_of(family)
-        if name in self._actual.around.foreign_devices:
-            message = "a device of this name is not ours; remove it or choose another name (setting device)"
-            self._problem("ForeignDevice", name, message)
-            return
-        underlay = self._underlay(family)
-        if underlay is None:
-            return
-        source = self._tunnel_source(family)
-        device = self._device(family, underlay)
-        self._check(family, device)
-        self._devices.append(device)
-        self._rules.append(Rule(family, self._settings.rule_priority, self._settings.table))
-        self._tunnels.append(nftables.Tunnel(family, name, device.vni, device.mtu, source))
-        self._add_members(members, device, underlay, source)
+    # ---- the whole plan
 
-    def result(self, peers: Sequence[Peer], prefixes: Mapping[str, tuple[Network, ...]]) -> Desired:
+    def plan(self, local: LocalNode, remotes: Iterable[RemoteNode], actual: KernelState) -> Desired:
+        """The whole plan, from nothing."""
+        self._forget()
+        problems: list[Problem] = []
+        peers = self._accepted(local, remotes, problems)
+        if not peers:
+            return Desired(Marked(), tuple(problems))
+        self._local = local
+        self._local_prefixes = tuple(map(prefix_of, local.pod_cidrs))
+        nodes = {address for peer in peers if peer.has_overlay for address in peer.addresses}
+        self._own_points = frozenset(map(point_of, local.addresses))
+        prefixes = admit(peers, self._local_prefixes, nodes | self._own_points, problems)
+        if not local.pod_cidrs:
+            message = "this node has no pod CIDR; pods cannot keep their address"
+            problems.append(Problem("NoPodCIDR", local.name, message))
+        members = Counter(
+            family for peer in peers if peer.has_overlay for family in {p.family for p in prefixes[peer.name]}
+        )
+        site = Site(local, self._settings, actual, problems)
+        self._bases = {family: base for family in _FAMILIES if (base := site.base(family, members[family]))}
+        parts = self._add_peers(peers, prefixes, problems, actual)
+        self._set_elements(chain.from_iterable(prefixes.values()), chain.from_iterable(p.bound for p in parts))
+        self._has_foreign_nft = actual.around.has_foreign_nft
+        self._families = frozenset(self._present)
+        self._addresses = site.addresses(self._families)
+        self._problems = tuple(dict.fromkeys(problems))
+        self._table = nftables.desired_table(
+            [base.tunnel for base in self._bases.values()], self._elements, self._settings.port
+        )
+        return self._desired()
+
+    def _desired(self) -> Desired:
+        bases = list(self._bases.values())
         marked = Marked(
-            devices=keyed(self._devices),
-            addresses=keyed(self._addresses),
-            nexthops=keyed(self._nexthops),
-            fdb=keyed(self._fdb),
-            neighbours=keyed(self._neighbours),
-            routes=keyed(self._routes),
-            rules=keyed(self._rules),
-            nft=self._table(prefixes),
+            devices=keyed(base.device for base in bases),
+            addresses=keyed(map(HostAddress, self._addresses)),
+            nexthops=self._nexthops,
+            fdb=self._fdb,
+            neighbours=self._neighbours,
+            routes=self._routed,
+            rules=keyed(Rule(base.family, self._settings.rule_priority, self._settings.table) for base in bases),
+            nft=None if self._has_foreign_nft else self._table,
         )
-        return Desired(marked, tuple(dict.fromkeys(self._problems)), self._count(peers), self._owners)
+        named = {base.device.name: base for base in bases}
+        return Desired(marked, self._problems, self._counts(), self._owners, named)
 
-    def _problem(self, reason: str, subject: str, message: str) -> None:
-        self._problems.append(Problem(reason, subject, message))
+    def _accepted(self, local: LocalNode, remotes: Iterable[RemoteNode], problems: list[Problem]) -> list[Peer]:
+        """Remote nodes in order of precedence, without our own and without second copies of one node."""
+        peers: list[Peer] = []
+        seen: dict[tuple[str, str], str] = {}
+        for remote in by_precedence(remotes):
+            peer = parse_peer(remote, problems)
+            self._claims.add(peer)
+            identity = (peer.cluster_id, peer.node)
+            if not peer.cluster_id or peer.cluster_id == local.cluster_id:
+                problems.append(
+                    Problem("OwnCluster", peer.name, f"cluster id {peer.cluster_id!r} is none of a remote")
+                )
+            elif identity in seen:
+                problems.append(Problem("DuplicateNode", peer.name, f"the same node as {seen[identity]}"))
+            else:
+                seen[identity] = peer.name
+                peers.append(peer)
+        self._claims.settle()
+        return peers
 
-    # ---- the device and where it stands
-
-    def _underlay(self, family: int) -> Underlay | None:
-        """By InternalIP; while that is on no device, what the mesh device uses now, so that a flap removes nothing."""
-        address = of_family(self._local.addresses, family) or next(iter(self._local.addresses), None)
-        if address is None:
-            self._problem("NoNodeAddress", self._local.name, "the Node has no InternalIP")
-            return None
-        around = self._actual.around
-        link = next((entry.link for entry in around.addresses if entry.address == address.packed), "")
-        if link in around.links:
-            return Underlay(link, address.packed, around.links[link].mtu)
-        self._problem("NoUnderlay", self._local.name, f"InternalIP {address} is on no interface of this node")
-        current = self._actual.marked.devices.get(self._settings.device_of(family))
-        if current is None or current.lower not in around.links:
-            return None
-        return Underlay(current.lower, current.local, around.links[current.lower].mtu)
-
-    def _device(self, family: int, underlay: Underlay) -> Device:
-        return Device(
-            name=self._settings.device_of(family),
-            vni=self._settings.vni_of(family),
-            port=self._settings.port,
-            lower=underlay.interface,
-            local=underlay.address,
-            mac=_packed_mac(vtep_mac(self._local.cluster_id, self._local.name)),
-            mtu=underlay.mtu - _OVERHEAD[underlay.family],
-        )
-
-    def _check(self, family: int, device: Device) -> None:
-        """What keeps packets from flowing and is not ours to change."""
-        setting = FORWARDING[family]
-        if self._actual.around.forwarding.get(family) is False:
-            self._problem("ForwardingOff", setting, f"is 0: this node does not forward IPv{family}; set it to 1")
-        if family == 6 and device.mtu < _LEAST_IPV6_MTU:
-            message = (
-                f"MTU {device.mtu} is below {_LEAST_IPV6_MTU}, the least that IPv6 takes; raise that of {device.lower}"
-            )
-            self._problem("MTUTooSmall", device.name, message)
-
-    def _tunnel_source(self, family: int) -> Packed | None:
-        """The tunnel address, put on ``lo`` unless some device of the node holds it already."""
-        address = self._local.tunnel_address(family)
-        if address is None:
-            self._problem("NoTunnelAddress", self._local.name, f"none for IPv{family}: its host traffic stays out")
-            return None
-        is_ours = address.packed in self._actual.marked.addresses
-        if is_ours or not any(entry.address == address.packed for entry in self._actual.around.addresses):
-            self._addresses.append(HostAddress(address.packed))
-        return address.packed
-
-    # ---- remote nodes
-
-    def _add_members(
+    def _add_peers(
         self,
-        members: Sequence[tuple[Peer, list[Network]]],
-        device: Device,
-        underlay: Underlay,
-        source: Packed | None,
-    ) -> None:
-        family = 4 if device.name == self._settings.device_of(4) else 6
-        number = _numbering(family, [peer for peer, _ in members], self._actual.around.foreign_nexthops)
-        gateways: set[Packed] = set()
-        macs = {device.mac}
-        bindings = self._bindings.setdefault((underlay.family, family), {})
-        for peer, prefixes in members:
-            outer = of_family(peer.addresses, underlay.family)
-            gateway = _gateway(peer, prefixes, family, gateways)
-            mac = peer.mac or _packed_mac(vtep_mac(peer.cluster_id, peer.node))
-            problem = self._member_problem(peer, outer, gateway, mac in macs, underlay.family)
-            if problem is not None or outer is None or gateway is None:
+        peers: Sequence[Peer],
+        prefixes: Mapping[str, tuple[Prefix, ...]],
+        problems: list[Problem],
+        actual: KernelState,
+    ) -> list[_Part]:
+        taken = actual.around.foreign_nexthops
+        ids = nexthop_ids((peer for peer in peers if peer.has_overlay), self._bases, taken)
+        self._odd_ids = taken | odd_ids(ids)
+        gateways: set[tuple[int, Packed]] = set()
+        macs = {base.device.mac for base in self._bases.values()}
+        foreign = actual.around.foreign_routes
+        parts = []
+        for peer in peers:
+            is_known = peer.mac in macs
+            part = self._part(peer, prefixes[peer.name], ids, problems, gateways=gateways, has_known_mac=is_known)
+            macs.add(peer.mac)
+            if foreign:
+                part = self._without(part, foreign, peer, problems)
+            self._count(peer, part, 1)
+            self._keep(part)
+            parts.append(part)
+        self._own(parts)
+        return parts
+
+    def _without(self, part: _Part, foreign: frozenset[object], peer: Peer, problems: list[Problem]) -> _Part:
+        for route in part.routes:
+            if route.key in foreign:
+                where = Prefix(4 if len(route.prefix) == 4 else 6, int.from_bytes(route.prefix, "big"), route.length)
+                message = f"table {self._settings.table} holds a foreign route to {where}"
+                message += "; remove it or choose another table (setting table)"
+                problems.append(Problem("ForeignRoute", peer.name, message))
+        return part._replace(routes=[route for route in part.routes if route.key not in foreign])
+
+    # ---- one remote node
+
+    def _part(
+        self,
+        peer: Peer,
+        prefixes: Sequence[Prefix],
+        ids: Mapping[tuple[str, str, int], int],
+        problems: list[Problem],
+        *,
+        gateways: set[tuple[int, Packed]],
+        has_known_mac: bool,
+    ) -> _Part:
+        """Objects of one remote node; ``gateways`` are those in use by others, to which its own are added."""
+        part = _Part(peer, prefixes, [], [], [], [], [], [])
+        for base in self._bases.values() if peer.has_overlay else ():
+            own = [prefix for prefix in prefixes if prefix.family == base.family]
+            if not own:
                 continue
-            gateways.add(gateway)
-            macs.add(mac)
-            nexthop = number(peer)
-            self._owners[nexthop] = (peer.cluster_name, peer.node)
-            self._nexthops.append(Nexthop(nexthop, device.name, gateway))
-            self._fdb.append(FdbEntry(device.name, mac, outer.packed))
-            self._neighbours.append(Neighbour(device.name, gateway, mac))
-            bindings.setdefault(outer.packed, []).extend(prefixes)
-            self._add_routes(peer, prefixes, nexthop, source, device.mtu)
+            outer = next((point for point in peer.addresses if point.family == base.underlay_family), None)
+            gateway = _gateway(peer, own, base.family, gateways)
+            problem = self._member_problem(peer, outer, gateway, base.underlay_family, has_known_mac=has_known_mac)
+            if problem is not None or outer is None or gateway is None:
+                problems += [problem] if problem else []
+                continue
+            gateways.add((base.family, gateway))
+            self._add_member(part, peer, base, own, outer, gateway, ids[peer.cluster_id, peer.node, base.family])
+        return part
+
+    def _add_member(
+        self, part: _Part, peer: Peer, base: Base, own: Sequence[Prefix], outer: Point, gateway: Packed, number: int
+    ) -> None:
+        device = base.device
+        destination = outer.packed
+        part.owned.append(number)
+        part.fdb.append(FdbEntry(device.name, peer.mac, destination))
+        part.neighbours.append(Neighbour(device.name, gateway, peer.mac))
+        if base.has_nexthops:
+            part.nexthops.append(Nexthop(number, device.name, gateway))
+            part.routes.extend(Route(p.packed, p.length, number, base.source, device.mtu) for p in own)
+        else:
+            part.routes.extend(
+                Route(p.packed, p.length, number, base.source, device.mtu, number, device.name, gateway) for p in own
+            )
+        part.bound.append((base, destination, own))
 
     def _member_problem(
-        self, peer: Peer, outer: Address | None, gateway: Packed | None, has_known_mac: bool, family: int
-    ) -> str | None:
+        self, peer: Peer, outer: Point | None, gateway: Packed | None, family: int, *, has_known_mac: bool
+    ) -> Problem | None:
         if outer is None:
             reason, message = "NoUnderlayAddress", f"no IPv{family} node address, which this node's underlay needs"
-        elif outer in self._local.addresses:
+        elif outer in self._own_points:
             reason, message = "OwnAddress", f"node address {outer} is this node's own"
         elif gateway is None:
             reason, message = "DuplicateGateway", "every address to route by belongs to another remote node too"
@@ -245,67 +293,189 @@ class _Planner:
             reason, message = "DuplicateMAC", "another node has the same tunnel MAC"
         else:
             return None
-        self._problem(reason, peer.name, message)
-        return reason
+        return Problem(reason, peer.name, message)
 
-    def _add_routes(
-        self, peer: Peer, prefixes: Iterable[Network], nexthop: int, source: Packed | None, mtu: int
-    ) -> None:
-        for prefix in prefixes:
-            route = Route(prefix.network_address.packed, prefix.prefixlen, nexthop, source, mtu)
-            if route.key in self._actual.around.foreign_routes:
-                message = f"table {self._settings.table} holds a foreign route to {prefix}"
-                self._problem("ForeignRoute", peer.name, message)
-            else:
-                self._routes.append(route)
+    # ---- what the plan holds
 
-    # ---- nftables and counts
+    def _keep(self, part: _Part) -> None:
+        self._nexthops.update((value.key, value) for value in part.nexthops)
+        self._fdb.update((value.key, value) for value in part.fdb)
+        self._neighbours.update((value.key, value) for value in part.neighbours)
+        self._routed.update((value.key, value) for value in part.routes)
 
-    def _table(self, prefixes: Mapping[str, tuple[Network, ...]]) -> NftTable:
-        remote = [prefix for own in prefixes.values() for prefix in own]
-        elements: dict[str, list[str]] = {}
-        for family in _FAMILIES:
-            for side, networks in (("local", self._local.pod_cidrs), ("remote", remote)):
-                kept = outermost(network for network in networks if network.version == family)
-                elements[nftables.pods_set(side, family)] = [nftables.prefix_element(network) for network in kept]
-        for (outer_family, inner_family), bindings in self._bindings.items():
-            elements.setdefault(nftables.nodes_set(outer_family), []).extend(map(address_text, bindings))
-            elements[nftables.peers_set(outer_family, inner_family)] = [
-                nftables.binding_element(outer, network)
-                for outer, networks in bindings.items()
-                for network in outermost(networks)
-            ]
-        return nftables.desired_table(self._tunnels, elements, self._settings.port)
+    def _own(self, parts: Iterable[_Part]) -> None:
+        for part in parts:
+            for number in part.owned:
+                self._owners[number] = (part.peer.cluster_name, part.peer.node)
 
-    def _count(self, peers: Sequence[Peer]) -> dict[str, PeerCount]:
-        modes = {peer.cluster_name: "Enabled" if peer.has_overlay else "Disabled" for peer in peers}
-        nodes = Counter(peer.cluster_name for peer in peers if peer.has_overlay)
-        routes = Counter(self._owners[route.nexthop][0] for route in self._routes)
-        return {name: PeerCount(mode, nodes[name], routes[name]) for name, mode in modes.items()}
+    def _count(self, peer: Peer, part: _Part, step: int) -> None:
+        name = peer.cluster_name
+        self._members[name] += step
+        self._modes[name] = _mode(peer)
+        if not self._members[name]:
+            del self._modes[name]
+        for family in {prefix.family for prefix in part.prefixes}:
+            self._present[family] += step
+            self._on_device[family] += step if peer.has_overlay else 0
+        self._nodes[name] += step if peer.has_overlay else 0
+        self._reached[name] += step if part.owned else 0
+        self._routes[name] += step * len(part.routes)
+
+    def _counts(self) -> dict[str, PeerCount]:
+        return {
+            name: PeerCount(mode, self._nodes[name], self._reached[name], self._routes[name])
+            for name, mode in self._modes.items()
+        }
+
+    def _set_elements(self, remote: Iterable[Prefix], bound: Iterable[tuple[Base, Packed, Sequence[Prefix]]]) -> None:
+        """Elements over all remote nodes: a prefix inside another one, or a shared address, is one element."""
+        self._elements = {name: set() for name in nftables.FIELDS}
+        for name, interval in _pod_elements("local", self._local_prefixes):
+            self._elements[name].add(interval)
+        shared: dict[tuple[Base, Packed], list[Prefix]] = {}
+        for base, outer, own in bound:
+            shared.setdefault((base, outer), []).extend(own)
+        together = [(base, outer, own) for (base, outer), own in shared.items()]
+        for name, interval in (*_pod_elements("remote", remote), *_bound_elements(together)):
+            self._elements[name].add(interval)
+
+    # ---- single remote nodes
+
+    def change(self, changed: Sequence[Change]) -> tuple[Desired, Changes] | None:
+        """The plan with those nodes changed, and what is different in it; None where that takes a whole plan.
+
+        That is where a node, as it was or as it is, has a problem, claims something that another one claims too, is
+        the first or the last that needs a device, or changes the mode of its cluster. A whole plan must follow then.
+        """
+        if self._local is None:
+            return None
+        before = [self._lift(change.old) for change in changed if change.old is not None]
+        if None in before:
+            return None
+        after = [self._lay(change.new) for change in changed if change.new is not None]
+        if None in after or not self._is_standing():
+            return None
+        return self._desired(), self._difference([p for p in before if p], [p for p in after if p])
+
+    def _lift(self, remote: RemoteNode) -> _Part | None:
+        """Take a node out of the plan; None where others may have to move for it."""
+        peer, part = self._alone(remote)
+        self._claims.remove(peer)
+        if part is None or self._claims.meets(peer):
+            return None
+        self._count(peer, part, -1)
+        return part
+
+    def _lay(self, remote: RemoteNode) -> _Part | None:
+        """Put a node into the plan; None where others have a say in it."""
+        peer, part = self._alone(remote)
+        if part is None or self._claims.meets(peer) or self._modes.get(peer.cluster_name, _mode(peer)) != _mode(peer):
+            return None
+        self._claims.insert(peer)
+        self._count(peer, part, 1)
+        return part
+
+    def _alone(self, remote: RemoteNode) -> tuple[Peer, _Part | None]:
+        """A node's objects as if it were the only one; None where it has a problem of its own."""
+        problems: list[Problem] = []
+        peer = parse_peer(remote, problems)
+        assert self._local is not None  # noqa: S101  # a plan is there
+        own = sorted(self._own_points)
+        is_contested = (
+            bool(problems)
+            or not peer.cluster_id
+            or peer.cluster_id == self._local.cluster_id
+            or any(local_conflict(prefix, self._local_prefixes, own) for prefix in peer.prefixes)
+            or any(base.device.mac == peer.mac for base in self._bases.values())
+            or any(self._needs(family) and family not in self._bases for family in _overlay_families(peer))
+        )
+        if is_contested:
+            return peer, None
+        ids = {owner: hashed_id(owner) for owner in owners([peer], self._bases)}
+        if any(number in self._odd_ids for number in ids.values()):
+            return peer, None
+        part = self._part(peer, peer.prefixes, ids, problems, gateways=set(), has_known_mac=False)
+        return peer, None if problems else part
+
+    def _needs(self, family: int) -> bool:
+        return any(prefix.family == family for prefix in self._local_prefixes)
+
+    def _is_standing(self) -> bool:
+        """Whether devices, tunnel addresses and table are still those that are needed."""
+        present = {family for family, count in self._present.items() if count}
+        has_devices = all(self._on_device[family] > 0 for family in self._bases)
+        return bool(self._modes) and present == self._families and has_devices
+
+    def _difference(self, before: Sequence[_Part], after: Sequence[_Part]) -> Changes:
+        """Carries the parts over into the plan and says what that changes."""
+        for part in before:
+            for number in part.owned:
+                self._owners.pop(number, None)
+        self._own(after)
+        removed, added = (self._elements_of(parts) for parts in (before, after))
+        remove = {name: found - added.get(name, set()) for name, found in removed.items()}
+        add = {name: found - removed.get(name, set()) for name, found in added.items()}
+        for name, intervals in remove.items():
+            self._elements[name] -= intervals
+        for name, intervals in add.items():
+            self._elements[name] |= intervals
+        remove, add = ({name: found for name, found in half.items() if found} for half in (remove, add))
+        return Changes(
+            nexthops=_carry(self._nexthops, (p.nexthops for p in before), (p.nexthops for p in after)),
+            fdb=_carry(self._fdb, (p.fdb for p in before), (p.fdb for p in after)),
+            neighbours=_carry(self._neighbours, (p.neighbours for p in before), (p.neighbours for p in after)),
+            routes=_carry(self._routed, (p.routes for p in before), (p.routes for p in after)),
+            nft=NftChange(self._table, add=add, remove=remove) if add or remove else None,
+        )
+
+    def _elements_of(self, parts: Iterable[_Part]) -> dict[str, set[Interval]]:
+        found: dict[str, set[Interval]] = {}
+        for part in parts:
+            for name, interval in (*_pod_elements("remote", part.prefixes), *_bound_elements(part.bound)):
+                found.setdefault(name, set()).add(interval)
+        return found
 
 
-def _numbering(family: int, peers: Iterable[Peer], taken: frozenset[int]) -> Callable[[Peer], int]:
-    """Nexthop ids: a hash of the node's identity; the next free one where two hashes meet, always decided alike."""
-    ids: dict[tuple[str, str], int] = {}
-    used = set(taken)
-    for cluster_id, node in sorted((peer.cluster_id, peer.node) for peer in peers):
-        digest = hashlib.sha256(f"{cluster_id}/{node}/{family}".encode()).digest()
-        number = int.from_bytes(digest[:4], "big") % FIRST_NEXTHOP
-        while FIRST_NEXTHOP + number in used:
-            number = (number + 1) % FIRST_NEXTHOP
-        ids[cluster_id, node] = FIRST_NEXTHOP + number
-        used.add(FIRST_NEXTHOP + number)
-    return lambda peer: ids[peer.cluster_id, peer.node]
+def _carry(
+    held: dict[object, ValueT], before: Iterable[Iterable[ValueT]], after: Iterable[Iterable[ValueT]]
+) -> Delta[ValueT]:
+    """Exchange values in ``held``; what that changes."""
+    old = keyed(chain.from_iterable(before))
+    new = keyed(chain.from_iterable(after))
+    for key in old:
+        if key not in new:
+            del held[key]
+    held.update(new)
+    put = tuple(value for key, value in new.items() if old.get(key) != value)
+    return Delta(put, tuple(value for key, value in old.items() if key not in new))
 
 
-def _gateway(peer: Peer, prefixes: Iterable[Network], family: int, taken: set[Packed]) -> Packed | None:
+def _mode(peer: Peer) -> str:
+    return "Enabled" if peer.has_overlay else "Disabled"
+
+
+def _overlay_families(peer: Peer) -> set[int]:
+    return {prefix.family for prefix in peer.prefixes} if peer.has_overlay else set()
+
+
+def _interval(prefix: Prefix) -> Interval:
+    return nftables.prefix_interval(prefix.low, prefix.high, BITS[prefix.family] // 8)
+
+
+def _pod_elements(side: str, prefixes: Iterable[Prefix]) -> Iterator[tuple[str, Interval]]:
+    return ((nftables.pods_set(side, prefix.family), _interval(prefix)) for prefix in outermost(prefixes))
+
+
+def _bound_elements(bound: Iterable[tuple[Base, Packed, Sequence[Prefix]]]) -> Iterator[tuple[str, Interval]]:
+    for base, outer, prefixes in bound:
+        yield nftables.nodes_set(base.underlay_family), outer + outer
+        name = nftables.peers_set(base.underlay_family, base.family)
+        yield from ((name, nftables.binding(outer, _interval(prefix))) for prefix in outermost(prefixes))
+
+
+def _gateway(peer: Peer, prefixes: Sequence[Prefix], family: int, taken: set[tuple[int, Packed]]) -> Packed | None:
     """Address that stands for the node on the device: its tunnel address, else a network address of its own."""
-    own = [address for address in peer.tunnel_addresses if address.version == family]
-    admitted = list(prefixes)
-    candidates = [address for address in own if any(address in prefix for prefix in admitted)]
-    candidates += [prefix.network_address for prefix in admitted]
-    return next((address.packed for address in candidates if address.packed not in taken), None)
-
-
-def _packed_mac(text: str) -> bytes:
-    return bytes.fromhex(text.replace(":", ""))
+    own = (point for point in peer.tunnel_addresses if point.family == family)
+    inside = (point.packed for point in own if any(prefix.holds(point) for prefix in prefixes))
+    candidates = chain(inside, (prefix.packed for prefix in prefixes))
+    return next((address for address in candidates if (family, address) not in taken), None)

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 from clustermeshd.kube.objects import RemoteNode
-from clustermeshd.model.addresses import Address, Network, overlaps, parse_address, parse_network
+from clustermeshd.model.addresses import BITS, Point, Prefix, parse_point, parse_prefix, vtep_mac
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """An input that was not programmed, or a fact that needs a human. ``reason`` is stable CamelCase."""
 
     reason: str
@@ -24,8 +23,7 @@ class Problem:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(NamedTuple):
     """A remote node with parsed addresses."""
 
     name: str  # of the RemoteNode
@@ -33,28 +31,41 @@ class Peer:
     cluster_name: str
     node: str
     has_overlay: bool
-    addresses: tuple[Address, ...]
-    prefixes: tuple[Network, ...]  # pod CIDRs, then tunnel addresses that lie in none of them
-    tunnel_addresses: tuple[Address, ...]
+    addresses: tuple[Point, ...]
+    prefixes: tuple[Prefix, ...]  # pod CIDRs, then tunnel addresses that lie in none of them
+    tunnel_addresses: tuple[Point, ...]
     mac: bytes
+
+
+_RESERVED: Final = tuple(
+    prefix
+    for text in ("127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "::1/128", "fe80::/10", "ff00::/8")
+    if (prefix := parse_prefix(text)) is not None
+)
 
 
 def parse_peer(remote: RemoteNode, problems: list[Problem]) -> Peer:
     """A RemoteNode in typed form; parts that are no addresses become problems."""
     spec = remote.spec
-    cidrs = [network for text in spec.pod_cidrs if (network := _network(remote, text, problems)) is not None]
-    tunnels = [address for text in spec.tunnel_addresses if (address := _address(remote, text, problems)) is not None]
-    outside = [_single(address) for address in tunnels if not any(address in cidr for cidr in cidrs)]
+    name = remote.metadata.name
+    cidrs = [prefix for text in spec.pod_cidrs if (prefix := _prefix(name, text, problems)) is not None]
+    tunnels = _points(name, spec.tunnel_addresses, problems)
+    outside = [
+        Prefix(point.family, point.number, BITS[point.family])
+        for point in tunnels
+        if not any(cidr.holds(point) for cidr in cidrs)
+    ]
+    prefixes = cidrs + outside
     return Peer(
-        name=remote.metadata.name,
+        name=name,
         cluster_id=spec.cluster_id,
         cluster_name=spec.cluster_name,
         node=spec.node_name,
         has_overlay=spec.overlay_routing_mode == "Enabled",
-        addresses=tuple(found for text in spec.addresses if (found := _address(remote, text, problems)) is not None),
-        prefixes=tuple(dict.fromkeys(cidrs + outside)),
-        tunnel_addresses=tuple(tunnels),
-        mac=_mac(spec.vtep_mac),
+        addresses=_points(name, spec.addresses, problems),
+        prefixes=tuple(dict.fromkeys(prefixes)) if len(prefixes) > 1 else tuple(prefixes),
+        tunnel_addresses=tunnels,
+        mac=_mac(spec.vtep_mac) or packed_mac(vtep_mac(spec.cluster_id, spec.node_name)),
     )
 
 
@@ -65,106 +76,114 @@ def by_precedence(remotes: Iterable[RemoteNode]) -> list[RemoteNode]:
 
 
 def admit(
-    peers: Sequence[Peer], local_cidrs: Sequence[Network], underlay: Iterable[Address], problems: list[Problem]
-) -> dict[str, tuple[Network, ...]]:
+    peers: Sequence[Peer], local: Sequence[Prefix], underlay: Iterable[Point], problems: list[Problem]
+) -> dict[str, tuple[Prefix, ...]]:
     """Prefixes of each peer (by name) that may be programmed; ``peers`` in order of precedence."""
-    points = {version: sorted(int(a) for a in underlay if a.version == version) for version in (4, 6)}
-    claims: list[tuple[Network, int]] = []
+    points = sorted(underlay)
+    claims: list[tuple[Prefix, int]] = []
     for rank, peer in enumerate(peers):
         for prefix in peer.prefixes:
-            problem = _local_conflict(prefix, local_cidrs, points[prefix.version])
+            problem = local_conflict(prefix, local, points)
             if problem:
                 problems.append(Problem(problem[0], peer.name, f"{prefix} {problem[1]}"))
             else:
                 claims.append((prefix, rank))
-    admitted: dict[str, list[Network]] = {peer.name: [] for peer in peers}
-    for group in _overlapping_groups(claims):
-        for prefix, rank in _winners(group, peers, problems):
-            admitted[peers[rank].name].append(prefix)
-    order = {peer.name: {prefix: place for place, prefix in enumerate(peer.prefixes)} for peer in peers}
-    return {name: tuple(sorted(prefixes, key=order[name].__getitem__)) for name, prefixes in admitted.items()}
+    claims.sort()
+    refused = {loser for group in _overlapping_groups(claims) for loser in _losers(group, peers, problems)}
+    if len(claims) == sum(len(peer.prefixes) for peer in peers) and not refused:
+        return {peer.name: peer.prefixes for peer in peers}
+    accepted = set(claims) - refused
+    return {
+        peer.name: tuple(prefix for prefix in peer.prefixes if (prefix, rank) in accepted)
+        for rank, peer in enumerate(peers)
+    }
 
 
-def outermost(networks: Iterable[Network]) -> list[Network]:
-    """Networks that lie in no other of them: what an interval set holds."""
-    kept: list[Network] = []
-    for network in sorted(set(networks), key=lambda n: (n.version, int(n.network_address), n.prefixlen)):
-        if not kept or not overlaps(kept[-1], network):
-            kept.append(network)
-    return kept
-
-
-def _local_conflict(prefix: Network, local: Sequence[Network], underlay: Sequence[int]) -> tuple[str, str] | None:
-    if prefix.is_loopback or prefix.is_link_local or prefix.is_multicast or prefix.prefixlen == 0:
+def local_conflict(prefix: Prefix, local: Sequence[Prefix], underlay: Sequence[Point]) -> tuple[str, str] | None:
+    """Reason and words where a prefix may not be routed away; ``underlay`` holds sorted node addresses."""
+    if prefix.length == 0 or any(prefix.overlaps(reserved) for reserved in _RESERVED):
         return "ReservedPrefix", "can be no pod prefix"
-    own = next((cidr for cidr in local if overlaps(cidr, prefix)), None)
+    own = next((cidr for cidr in local if cidr.overlaps(prefix)), None)
     if own is not None:
         return "OverlapsLocal", f"overlaps {own} of this node, which stays local"
-    place = bisect_left(underlay, int(prefix.network_address))
-    if place < len(underlay) and underlay[place] <= int(prefix.broadcast_address):
+    place = bisect_left(underlay, (prefix.family, prefix.low))
+    if place < len(underlay) and prefix.holds(underlay[place]):
         return "CoversUnderlay", "contains a node address: tunnel packets would be routed into the tunnel"
     return None
 
 
-def _overlapping_groups(claims: Iterable[tuple[Network, int]]) -> Iterable[list[tuple[Network, int]]]:
-    """Claims whose prefixes touch, together; nearly every group is a single claim."""
-    ordered = sorted(claims, key=lambda c: (c[0].version, int(c[0].network_address), c[0].prefixlen, c[1]))
-    group: list[tuple[Network, int]] = []
-    for claim in ordered:
-        if group and not overlaps(group[0][0], claim[0]):
-            yield group
-            group = []
-        group.append(claim)
-    if group:
-        yield group
+def outermost(prefixes: Iterable[Prefix]) -> list[Prefix]:
+    """Prefixes that lie in no other of them: what an interval set holds."""
+    kept: list[Prefix] = []
+    family = high = -1
+    for prefix in sorted(prefixes):
+        if prefix.family == family and prefix.low <= high:
+            continue
+        kept.append(prefix)
+        family, high = prefix.family, prefix.high
+    return kept
 
 
-def _winners(
-    group: list[tuple[Network, int]], peers: Sequence[Peer], problems: list[Problem]
-) -> list[tuple[Network, int]]:
-    if len(group) == 1:
-        return group
-    kept: list[tuple[Network, int]] = []
-    for prefix, rank in sorted(group, key=lambda claim: (claim[1], claim[0].prefixlen)):
+def packed_mac(text: str) -> bytes:
+    return bytes.fromhex(text.replace(":", ""))
+
+
+def _overlapping_groups(claims: Sequence[tuple[Prefix, int]]) -> Iterable[list[tuple[Prefix, int]]]:
+    """Claims whose prefixes touch, together, where there are at least two; ``claims`` in order."""
+    start = 0
+    family = high = -1
+    for place, (prefix, _) in enumerate(claims):
+        if prefix.family == family and prefix.low <= high:
+            continue
+        if place - start > 1:
+            yield list(claims[start:place])
+        start, family, high = place, prefix.family, prefix.high
+    if len(claims) - start > 1:
+        yield list(claims[start:])
+
+
+def _losers(
+    group: list[tuple[Prefix, int]], peers: Sequence[Peer], problems: list[Problem]
+) -> Iterable[tuple[Prefix, int]]:
+    kept: list[tuple[Prefix, int]] = []
+    for prefix, rank in sorted(group, key=lambda claim: (claim[1], claim[0].length)):
         winner = next((other for other in kept if _contest(prefix, peers[rank], other[0], peers[other[1]])), None)
         if winner is None:
             kept.append((prefix, rank))
         else:
             message = f"{prefix} overlaps {winner[0]} of {peers[winner[1]].name}, which claimed it first"
             problems.append(Problem("OverlapsRemote", peers[rank].name, message))
-    return kept
+            yield prefix, rank
 
 
-def _contest(prefix: Network, peer: Peer, other_prefix: Network, other: Peer) -> bool:
+def _contest(prefix: Prefix, peer: Peer, other_prefix: Prefix, other: Peer) -> bool:
     if peer.cluster_id != other.cluster_id:
-        return overlaps(prefix, other_prefix)
+        return prefix.overlaps(other_prefix)
     return prefix == other_prefix
 
 
-def _network(remote: RemoteNode, text: str, problems: list[Problem]) -> Network | None:
-    network = parse_network(text)
-    if network is None:
-        problems.append(Problem("InvalidPrefix", remote.metadata.name, f"pod CIDR {text[:64]!r} is no prefix"))
-    return network
+def _prefix(name: str, text: str, problems: list[Problem]) -> Prefix | None:
+    prefix = parse_prefix(text)
+    if prefix is None:
+        problems.append(Problem("InvalidPrefix", name, f"pod CIDR {text[:64]!r} is no prefix"))
+    return prefix
 
 
-def _address(remote: RemoteNode, text: str, problems: list[Problem]) -> Address | None:
-    address = parse_address(text)
-    if address is None:
-        problems.append(Problem("InvalidAddress", remote.metadata.name, f"{text[:64]!r} is no address"))
-    return address
-
-
-def _single(address: Address) -> Network:
-    network = parse_network(f"{address}/{address.max_prefixlen}")
-    assert network is not None  # noqa: S101  # an address with its full length is a network
-    return network
+def _points(name: str, texts: Iterable[str], problems: list[Problem]) -> tuple[Point, ...]:
+    points = []
+    for text in texts:
+        point = parse_point(text)
+        if point is None:
+            problems.append(Problem("InvalidAddress", name, f"{text[:64]!r} is no address"))
+        else:
+            points.append(point)
+    return tuple(points)
 
 
 def _mac(text: str) -> bytes:
     """Packed unicast MAC; empty where the text is none."""
     try:
-        mac = bytes.fromhex(text.replace(":", ""))
+        mac = packed_mac(text)
     except ValueError:
         return b""
     return mac if len(mac) == 6 and not mac[0] & 1 and any(mac) else b""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
-from clustermeshd.kernel.state import Failure, Marked, Packed, address_text, mac_text
+from clustermeshd.kernel.state import KINDS, Failure, Marked, address_text, mac_text
 from clustermeshd.kube.objects import Condition, MeshNodeDevice, MeshNodePeer, MeshNodeProblem, MeshNodeStatus
 from clustermeshd.plan.overlay import Desired
 from clustermeshd.plan.overlay_claims import Problem
@@ -13,18 +14,33 @@ from clustermeshd.plan.overlay_claims import Problem
 _MOST_PROBLEMS = 20  # as the CRD allows
 
 
+class Summary(NamedTuple):
+    """What one round of the agent amounts to: small, and free of anything that changes later."""
+
+    devices: tuple[MeshNodeDevice, ...]
+    peers: tuple[MeshNodePeer, ...]
+    problems: tuple[Problem, ...]
+    objects: Mapping[str, int]  # programmed ones, by kind
+
+
+def summary(wanted: Desired, actual: Marked) -> Summary:
+    """``actual`` may be ``wanted.marked`` itself, where everything wanted is known to be there."""
+    objects = {kind: len(getattr(actual, kind)) for kind in KINDS}
+    return Summary(_devices(wanted, actual), _peers(wanted, actual), wanted.problems, objects)
+
+
 def status(
-    wanted: Desired, actual: Marked, failures: Sequence[Failure], *, version: str, previous: MeshNodeStatus, now: str
+    found: Summary, failures: Sequence[Failure], *, version: str, previous: MeshNodeStatus, now: str
 ) -> MeshNodeStatus:
     """The new status; equal to ``previous`` in every field where nothing has changed, times included."""
-    problems = [MeshNodeProblem(problem.reason, problem.object, problem.message) for problem in wanted.problems]
+    problems = [MeshNodeProblem(problem.reason, problem.object, problem.message) for problem in found.problems]
     problems += [MeshNodeProblem("NotProgrammed", failure.object, failure.reason) for failure in failures]
     made = MeshNodeStatus(
         agent_version=version,
-        devices=_devices(wanted, actual),
-        peers=_peers(wanted, actual),
+        devices=found.devices,
+        peers=found.peers,
         problems=tuple(problems[:_MOST_PROBLEMS]),
-        conditions=(_ready(wanted.problems, failures, previous, now),),
+        conditions=(_ready(found.problems, failures, previous, now),),
         last_change_time=previous.last_change_time,
     )
     if made == previous:
@@ -43,39 +59,34 @@ def _devices(wanted: Desired, actual: Marked) -> tuple[MeshNodeDevice, ...]:
             mtu=device.mtu,
             underlay_interface=device.lower,
             underlay_address=address_text(device.local),
-            tunnel_address=address_text(source) if (source := _source(wanted.marked, device.name)) else "",
+            tunnel_address=address_text(base.source) if base and base.source else "",
             mac=mac_text(device.mac),
+            underlay_reason=base.reason if base else "",
         )
         for device in sorted(actual.devices.values(), key=lambda device: device.name)
+        for base in [wanted.bases.get(device.name)]
     )
-
-
-def _source(marked: Marked, device: str) -> Packed | None:
-    """Tunnel address that the routes of a device carry."""
-    for route in marked.routes.values():
-        if (nexthop := marked.nexthops.get(route.nexthop)) and nexthop.device == device:
-            return route.source
-    return None
 
 
 def _peers(wanted: Desired, actual: Marked) -> tuple[MeshNodePeer, ...]:
-    """Per remote cluster, what should be and what is; a node is programmed when all its nexthops are."""
-    nexthops = wanted.marked.nexthops.items()
-    missing = {wanted.owners[nexthop.id] for key, nexthop in nexthops if actual.nexthops.get(key) != nexthop}
-    nodes = Counter(cluster for cluster, _ in set(wanted.owners.values()) - missing)
-    routes = Counter(
-        wanted.owners[route.nexthop][0]
-        for key, route in wanted.marked.routes.items()
-        if actual.routes.get(key) == route
-    )
+    """Per remote cluster, what should be and what is; a node is programmed when all that leads to it is."""
+    marked = wanted.marked
+    missing_nodes: Counter[str] = Counter()
+    missing_routes: Counter[str] = Counter()
+    if actual is not marked:
+        routes = [route for key, route in marked.routes.items() if actual.routes.get(key) != route]
+        missing = {route.nexthop for route in routes}
+        missing |= {found.id for key, found in marked.nexthops.items() if actual.nexthops.get(key) != found}
+        missing_routes = Counter(wanted.owners[route.nexthop][0] for route in routes)
+        missing_nodes = Counter(cluster for cluster, _ in {wanted.owners[number] for number in missing})
     return tuple(
         MeshNodePeer(
             name=name,
             overlay_routing_mode=peer.overlay_routing_mode,
             wanted_nodes=peer.nodes,
-            programmed_nodes=nodes[name],
+            programmed_nodes=peer.reached - missing_nodes[name],
             wanted_routes=peer.routes,
-            programmed_routes=routes[name],
+            programmed_routes=peer.routes - missing_routes[name],
         )
         for name, peer in sorted(wanted.peers.items())
     )

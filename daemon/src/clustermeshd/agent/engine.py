@@ -1,0 +1,106 @@
+"""What happens in the kernel thread: read the kernel, plan, write the difference, look again.
+
+A whole round reads everything and trusts nothing. A quick one carries single remote nodes over into a plan that the
+last whole round found in force, and writes their objects alone; whatever it cannot do that way falls to a whole one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from clustermeshd.kernel.dataplane import Kernel
+from clustermeshd.kernel.state import Changes, Failure, KernelState
+from clustermeshd.kube.objects import RemoteNode
+from clustermeshd.model.settings import Dataplane
+from clustermeshd.plan.diff import diff
+from clustermeshd.plan.overlay import Change, Desired, Overlay
+from clustermeshd.plan.overlay_local import LocalNode
+from clustermeshd.plan.overlay_status import Summary, summary
+
+_LOG = logging.getLogger(__name__)
+_PASSES = 3  # a device made anew changes what the kernel holds; look again until nothing differs
+_LINES = 20  # changes of one round that are logged one by one
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What the API server says; ``version`` changes whenever it does."""
+
+    local: LocalNode
+    remotes: tuple[RemoteNode, ...]
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One round: what is wanted and what is, what was written, what failed."""
+
+    summary: Summary
+    written: tuple[Changes, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    watched: frozenset[int] = frozenset()  # indexes of our devices and those below; whole rounds only
+
+
+class Engine:
+    """Kernel and plan of one node. All calls block."""
+
+    def __init__(self, settings: Dataplane) -> None:
+        self.settings = settings
+        self.kernel = Kernel(settings)
+        self._overlay = Overlay(settings)
+
+    def close(self) -> None:
+        self.kernel.close()
+
+    def compare(self, inputs: Inputs) -> tuple[Desired, KernelState, Changes]:
+        """Read the kernel and plan against it: the same for a round and for ``--dry-run``."""
+        state = self.kernel.observe()
+        wanted = self._overlay.plan(inputs.local, inputs.remotes, state)
+        return wanted, state, diff(wanted.marked, state.marked)
+
+    def whole(self, inputs: Inputs, *, is_repair: bool = False) -> Outcome:
+        """Write until nothing differs, or until writing fails."""
+        written: list[Changes] = []
+        failures: tuple[Failure, ...] = ()
+        for attempt in range(_PASSES):
+            wanted, state, changes = self.compare(inputs)
+            if not changes:
+                break
+            failures = self.kernel.apply(changes).failures
+            written.append(changes)
+            log_changes(changes, is_repair=is_repair and attempt == 0)
+            if failures:
+                wanted, state, _ = self.compare(inputs)
+                break
+        involved = {name for device in state.marked.devices.values() for name in (device.name, device.lower)}
+        links = state.around.links
+        watched = frozenset(links[name].index for name in involved if name in links)
+        return Outcome(summary(wanted, state.marked), tuple(written), failures, watched)
+
+    def quick(self, changed: Sequence[Change]) -> Outcome | None:
+        """Carry changed remote nodes over; None where a whole round must follow, which nothing may precede."""
+        made = self._overlay.change(changed)
+        if made is None:
+            return None
+        wanted, changes = made
+        if not changes:
+            return Outcome(summary(wanted, wanted.marked))
+        failures = self.kernel.apply(changes).failures
+        log_changes(changes, is_repair=False)
+        return Outcome(summary(wanted, wanted.marked), (changes,), failures)
+
+
+def log_changes(changes: Changes, *, is_repair: bool) -> None:
+    """One line per change; a summary where there are many."""
+    word = "repaired" if is_repair else "wrote"
+    for kind, delta in changes.deltas():
+        for verb, values in ((word, delta.put), ("removed", delta.delete)):
+            if len(values) > _LINES:
+                _LOG.info("%s %d %s", verb, len(values), kind)
+                continue
+            for value in values:
+                _LOG.info("%s %s", verb, value)
+    if changes.nft is not None:
+        _LOG.info("%s", changes.nft)
