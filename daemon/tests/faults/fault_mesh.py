@@ -50,6 +50,11 @@ class Driver:
     def close(self) -> None:
         self.engine.close()
 
+    def begin_anew(self) -> None:
+        """As a new process: nothing is remembered."""
+        self.engine.close()
+        self.engine = self.node.space.call(lambda: Engine(self.node.settings))
+
     @property
     def kernel(self) -> Kernel:
         return self.engine.kernel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 
 import pytest
@@ -76,18 +77,16 @@ def fail_each(step: Step, fault: Fault, stride: int = 1) -> int:
     """Take the step once per call, that call failing; returns the number of calls that one round makes."""
     number = 1
     while True:
-        driver = Driver(step.mesh.a)
-        faults = Faults(driver.kernel, fault, number)
-        try:
-            driver.round(step.goal)
-        except Killed:
-            driver.close()
-            driver = Driver(step.mesh.a)
-        step.check_untouched()
-        calls, faults.number = faults.calls, 0
-        driver.settle(step.goal)
-        step.check_reached()
-        driver.close()
+        with contextlib.closing(Driver(step.mesh.a)) as driver:
+            faults = Faults(driver.kernel, fault, number)
+            try:
+                driver.round(step.goal)
+            except Killed:
+                driver.begin_anew()
+            calls, faults.number = faults.calls, 0
+            step.check_untouched()
+            driver.settle(step.goal)
+            step.check_reached()
         if calls < number:
             return calls
         step.restore()

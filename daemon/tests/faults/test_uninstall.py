@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from fault_mesh import Drive, Driver, phantom
 from fault_shim import Fault, Faults, Killed
@@ -27,12 +29,11 @@ def test_F18_uninstall_after_any_damage_leaves_nothing_of_ours(nodes: Topology, 
     add_strangers(nodes.a.space)
     before = nodes.a.space.dump()
     remotes = [nodes.b.as_remote(), phantom(1)]
+    driver = drive(nodes.a)
     for name, damage in (DAMAGE | MORE_DAMAGE).items():
-        driver = Driver(nodes.a)
         driver.settle(remotes)
         nodes.a.space.run(*damage.replace("MAC", nodes.b.as_remote().spec.vtep_mac).split())
         driver.uninstall()
-        driver.close()
         left = differences(before, nodes.a.space.dump())
         if damage == "ip nexthop flush":  # which took a stranger's too
             left = {kind: lines for kind, lines in left.items() if kind not in ("nexthops", "routes4")}
@@ -50,18 +51,16 @@ def kill_each(nodes: Topology, stride: int) -> None:
     remotes = [nodes.b.as_remote(), phantom(1)]
     number, is_hit = 1, True
     while is_hit:
-        driver = Driver(nodes.a)
-        faults = Faults(driver.kernel, Fault("kill"), number)
-        is_hit = False
-        try:
-            driver.settle(remotes)
+        with contextlib.closing(Driver(nodes.a)) as driver:
+            faults = Faults(driver.kernel, Fault("kill"), number)
+            is_hit = False
+            try:
+                driver.settle(remotes)
+                driver.uninstall()
+            except Killed:
+                is_hit = True
+            driver.begin_anew()
             driver.uninstall()
-        except Killed:
-            is_hit = True
-        driver.close()
-        successor = Driver(nodes.a)
-        successor.uninstall()
-        successor.close()
         left = differences(before, nodes.a.space.dump())
         assert not left, f"killed at call {number} of {faults.calls}: {left}"
         number += stride

@@ -80,7 +80,13 @@ def _settle(netlink: Netlink, device: Device) -> None:
     """MTU, mark, no IPv6 link-local address, up: all that a new link message does not take."""
     no_address = attribute(_AF_INET6 | NESTED, attribute(_ADDR_GEN_MODE, bytes((_GEN_NONE,))))
     _set(netlink, device.name, attribute(_IFALIAS, MARK) + attribute(_AF_SPEC | NESTED, no_address))
-    _set(netlink, device.name, attribute(_MTU, _U32.pack(device.mtu)), _IFF_UP)
+    try:
+        _set(netlink, device.name, attribute(_MTU, _U32.pack(device.mtu)), _IFF_UP)
+    except NetlinkError as error:
+        if error.code != errno.EADDRINUSE:
+            raise
+        hint = f"a program of this node holds UDP port {device.port}; stop it or choose another port (setting port)"
+        raise NetlinkError(error.code, f"{error}: {hint}") from error
 
 
 def _set(netlink: Netlink, name: str, body: bytes, flags: int = 0) -> None:
