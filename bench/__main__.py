@@ -26,6 +26,7 @@ class Benchmark(Protocol):
 
 NAMES = {
     "program-nodes": "10,000 remote nodes from nothing into the kernel, against ip -batch",
+    "program-nodes-felix": "10,000 remote nodes from process start to last route, against Calico's Felix",
     "resync-idle": "CPU of a reconcile that finds nothing to do, against ip -j dumps",
     "restart-loss": "packets lost while the agent is killed and started 50 times",
     "throughput": "TCP and small UDP packets pod to remote pod, against a bare VXLAN device",
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(given[:1])
     if not chosen.name:
         for name, title in NAMES.items():
-            print(f"{name:<18}{title}")
+            print(f"{name:<21}{title}")
         return 0
     module, own = _module(chosen.name), argparse.ArgumentParser(f"bench {chosen.name}", description=NAMES[chosen.name])
     module.add_arguments(own)
@@ -54,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, module: Benchmark, options: argparse.Namespace) -> int:
-    signal.signal(signal.SIGTERM, _interrupt)  # so that namespaces and processes go as on Ctrl-C
+    for number in (signal.SIGINT, signal.SIGTERM):  # either way namespaces and processes go
+        signal.signal(number, _interrupt)
     print(f"{name}: {NAMES[name]}; {load()}", flush=True)
     try:
         ratios = module.run(options)

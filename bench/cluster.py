@@ -7,10 +7,11 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from clustermesh_lab import ControlPlane
@@ -19,6 +20,7 @@ from clustermeshd.kube import resources
 from clustermeshd.kube.access import from_file
 from clustermeshd.kube.client import Client
 from clustermeshd.kube.objects import RemoteNode
+from clustermeshd.kube.resources import Resource
 
 from bench import facts, site
 from bench.site import Agent, Namespace
@@ -49,6 +51,10 @@ class Cluster:
         self._stack.callback(agent.close)
         return agent
 
+    def uninstall(self) -> None:
+        """Remove what an agent that has ended left in the kernel."""
+        self.space.run(sys.executable, "-m", "clustermeshd.cli.daemon", "agent", "--uninstall")
+
     def shell(self, script: str) -> subprocess.Popen[bytes]:
         """A shell script in the node's namespace, with $KUBECTL; to be ended with ``end``, else with the cluster."""
         kubectl = " ".join([*program("kubectl"), f"--kubeconfig={self.api.kubeconfig}"])
@@ -61,12 +67,16 @@ class Cluster:
         return process
 
     def create(self, remotes: Iterable[RemoteNode]) -> None:
-        """Write many RemoteNodes, several at once."""
-        waiting = iter(remotes)
+        """Write many RemoteNodes."""
+        self.create_all(resources.REMOTE_NODES, map(_body, remotes))
+
+    def create_all(self, resource: Resource[Any], bodies: Iterable[Mapping[str, Any]]) -> None:
+        """Write many objects, several at once."""
+        waiting = iter(bodies)
 
         async def worker(client: Client) -> None:
-            for remote in waiting:
-                await create(client, remote)
+            for body in waiting:
+                await client.create(resource, body)
 
         async def work() -> None:
             async with await self.client() as client, asyncio.TaskGroup() as group:
@@ -91,13 +101,16 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 async def create(client: Client, remote: RemoteNode) -> None:
-    body = {
+    await client.create(resources.REMOTE_NODES, _body(remote))
+
+
+def _body(remote: RemoteNode) -> dict[str, Any]:
+    return {
         "apiVersion": resources.REMOTE_NODES.api_version,
         "kind": "RemoteNode",
         "metadata": {"name": remote.metadata.name},
         "spec": msgspec.to_builtins(remote.spec),
     }
-    await client.create(resources.REMOTE_NODES, body)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
-import socket
 import statistics
 import time
 from collections.abc import Callable
@@ -23,12 +22,12 @@ from clustermeshd.model.addresses import parse_network
 
 from bench import facts
 from bench.cluster import Cluster, cluster, create, end
+from bench.monitor import RouteMonitor
 from bench.report import BenchError, Ratio, Table, percentile
 
 _BLOCKS: Final = 5
 _PAUSE_S: Final = (0.02, 0.06)
 _TIMEOUT_S: Final = 30.0
-_RTMGRP_IPV4_ROUTE, _RTM_NEWROUTE = 0x40, 24
 _SHELL_TABLE: Final = 5000
 _LOOP: Final = f"""
 $KUBECTL get remotenodes --watch-only -o jsonpath='{{.spec.podCIDRs[0]}} {{.spec.addresses[0]}} \
@@ -78,10 +77,7 @@ class _Run:
         self._made, self._numbers = made, count(before)
         self._random = random.Random(4)  # noqa: S311  # spreads events alike in every run
         self._writes: list[float] = []
-        self._routes = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-        self._routes.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
-        self._routes.bind((0, _RTMGRP_IPV4_ROUTE))
-        self._routes.setblocking(False)
+        self._routes = RouteMonitor()
         self._expected = b""
         self._seen: asyncio.Future[float] | None = None
 
@@ -136,7 +132,5 @@ class _Run:
 
     def _on_route(self) -> None:
         now = time.perf_counter()
-        data = self._routes.recv(1 << 16)
-        is_new = data[4:6] == _RTM_NEWROUTE.to_bytes(2, "little")
-        if is_new and self._expected in data and self._seen is not None and not self._seen.done():
+        if self._expected in self._routes.read() and self._seen is not None and not self._seen.done():
             self._seen.set_result(now)

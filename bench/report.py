@@ -29,7 +29,7 @@ class Ratio:
 
     def __str__(self) -> str:
         side, verdict = ("at least", "at most")[not self.at_least], "ok" if self.holds else "BEYOND"
-        return f"{self.name} ratio={self.value:.3g} limit={self.limit:.3g} ({side}) {verdict}"
+        return f"{self.name} ratio={self.value:.4g} limit={self.limit:.4g} ({side}) {verdict}"
 
 
 def exit_status(ratios: Sequence[Ratio]) -> int:
