@@ -12,9 +12,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "kernel"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "agent"))
 
+from agent_process import Agent
 from agent_site import Site, kubectl
 from clustermesh_lab import ControlPlane
-from fault_mesh import Driver
+from fault_mesh import Driver, Stream, phantom
 from kernel_topology import MeshNode, Namespace, Topology
 
 
@@ -66,3 +67,19 @@ def site(api: ControlPlane, spaces: Callable[[str], Namespace], tmp_path: Path) 
     made = Site(Topology(spaces), api, tmp_path, kubectl)
     yield made
     made.close()
+
+
+@pytest.fixture
+def agent(site: Site) -> Agent:
+    """An agent that has programmed node b and a phantom."""
+    site.write_remote(site.nodes.b.as_remote())
+    site.write_remote(phantom(1))
+    started = site.start()
+    started.until_notified("READY=1")
+    return started
+
+
+@pytest.fixture
+def stream(site: Site, agent: Agent) -> Iterator[Stream]:
+    with Stream(site.nodes.pod_a, site.nodes.pod_b, "10.92.1.5") as running:
+        yield running
