@@ -1,0 +1,134 @@
+"""F16, F21 and F23: a real agent is killed, flooded, damaged behind its back."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import random
+import signal
+import time
+
+import pytest
+from agent_process import Agent, until
+from agent_site import Site
+from clustermeshd.agent.dataplane import KernelThread, Reconciler
+from clustermeshd.agent.engine import Inputs, Outcome
+from clustermeshd.agent.metrics import Metrics
+from clustermeshd.plan.overlay import Change
+from fault_mesh import Stream, phantom
+from kernel_topology import MeshNode, Namespace, Topology
+from test_reconcile import DAMAGE, add_strangers
+
+pytestmark = pytest.mark.faults
+_SOL_NETLINK, _DROP_MEMBERSHIP = 270, 2
+
+
+@pytest.mark.slow
+def test_F16_killed_at_random_moments_under_change_it_ends_as_if_never_killed(
+    site: Site, agent: Agent, stream: Stream
+) -> None:
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    for number in range(2, 7):
+        site.write_remote(phantom(number, at=number + 10 * (number % 2)))
+        if number > 3:
+            site.delete_remote(phantom(number - 1))
+        time.sleep(chance.uniform(0, 0.1))
+        agent.stop(signal.SIGKILL)
+        agent.close()
+        agent = site.start()
+        time.sleep(chance.uniform(0.2, 1.5))
+    agent.until_notified("READY=1")
+    site.nodes.a.remotes = [site.nodes.b.as_remote(), *map(phantom, (1, 2, 6))]
+    assert stream.lost() == 0
+    wanted, actual = site.nodes.a.plan()
+    assert wanted.marked == actual.marked
+
+
+@pytest.mark.slow
+def test_F21_agent_that_missed_everything_in_a_flood_of_foreign_routes_makes_it_good(
+    site: Site, agent: Agent, stream: Stream
+) -> None:
+    """Its monitor overruns while it is stopped, and our route goes when the buffer is full already."""
+    space = site.nodes.a.space
+    rounds = agent.metric("clustermesh_agent_reconcile_seconds_count")
+    agent.process.send_signal(signal.SIGSTOP)
+    prefixes = [f"10.120.{n // 256}.{n % 256}/32" for n in range(50_000)]
+    routes = [f"route add {prefix} via 10.90.1.1 proto 80" for prefix in prefixes]
+    space.batch("\n".join(routes))
+    space.ip("route", "del", "10.92.1.0/24", "table", "4097")
+    agent.process.send_signal(signal.SIGCONT)
+    until(lambda: site.routes() == 4, 10, lambda: agent.log)
+    stream.until_resumed(5)
+    space.batch("\n".join(route.replace(" add ", " del ", 1) for route in routes))
+    assert agent.process.poll() is None
+    assert agent.http("/healthz")[0] == 200
+    assert agent.metric("clustermesh_agent_reconcile_seconds_count") - rounds < 20
+
+
+@pytest.mark.slow
+def test_F23_every_damage_is_repaired_within_a_second_of_its_event(site: Site, agent: Agent, stream: Stream) -> None:
+    space, mac = site.nodes.a.space, site.nodes.b.as_remote().spec.vtep_mac
+    add_strangers(space)
+    slowest = ("", 0.0)
+    for name, damage in DAMAGE.items():
+        if damage == "ip nexthop flush":  # it takes the strangers' too; tried elsewhere
+            continue
+        whole = objects(space)
+        space.run(*damage.replace("MAC", mac).split())
+        taken = until(lambda whole=whole: objects(space) == whole, 1.5, lambda name=name: f"{name}: {agent.log}")
+        slowest = max(slowest, (name, taken), key=lambda entry: entry[1])
+        stream.until_resumed(1)
+    print(f"slowest: {slowest[0]} {slowest[1] * 1000:.0f} ms")
+
+
+def objects(space: Namespace) -> dict[str, list[str]]:
+    """Everything of everybody, without the numbers and the order that change when a device is made anew."""
+    dump = space.dump()
+    links = [line.split(": ", 1)[-1] for line in dump.pop("links").splitlines()]
+    addresses = [line.split(": ", 1)[-1] for line in dump.pop("addresses").splitlines()]
+    return {"links": sorted(links), "addresses": sorted(addresses)} | {
+        kind: sorted(text.splitlines()) for kind, text in dump.items()
+    }
+
+
+async def repaired_by_the_clock(node: MeshNode, resync_s: float) -> float:
+    """Seconds until a reconciler that hears nothing has repaired a route."""
+
+    class Given:
+        inputs = Inputs(node.local, tuple(node.remotes), 1)
+
+        def snapshot(self) -> Inputs:
+            return self.inputs
+
+        def changes(self) -> tuple[Change, ...]:
+            return ()
+
+    thread = KernelThread(node.settings)
+    outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
+    reconciler = Reconciler(
+        thread, Given(), metrics=Metrics(), on_outcome=outcomes.put_nowait, resync_s=resync_s, beat_s=0.1
+    )
+    running = asyncio.create_task(reconciler.run())
+    await outcomes.get()
+    for listener in reconciler._monitor.sockets:
+        for group in listener._groups:
+            listener.socket.setsockopt(_SOL_NETLINK, _DROP_MEMBERSHIP, group)
+    node.space.ip("route", "del", "10.92.1.0/24", "table", "4097")
+    started = time.monotonic()
+    while not (await asyncio.wait_for(outcomes.get(), 5)).written:
+        pass
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    thread.close()
+    return time.monotonic() - started
+
+
+def test_F23_damage_of_which_no_event_told_is_repaired_by_the_next_resync(mesh: Topology) -> None:
+    taken = mesh.a.space.call(lambda: asyncio.run(repaired_by_the_clock(mesh.a, 0.6)))
+    assert 0.1 < taken < 1.5
+    wanted, actual = mesh.a.plan()
+    assert wanted.marked == actual.marked
+    default = inspect.signature(Reconciler).parameters["resync_s"].default
+    assert default <= 60
