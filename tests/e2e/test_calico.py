@@ -145,11 +145,12 @@ def test_a_federated_service_is_answered_by_both_clusters(meshed: Lab, west: Lab
 
 def test_calico_still_masquerades_what_leaves_the_mesh(meshed: Lab, west: LabCluster):
     host = meshed.clusters["east"].nodes["n1"]
-    program = "import socket; s = socket.create_server(('', 7777)); print(s.accept()[1][0])"
-    with subprocess.Popen(host.enter_command(["python3", "-c", program]), stdout=subprocess.PIPE, text=True) as server:
+    program = "import socket; s = socket.create_server(('', 7777)); s.settimeout(10); print(s.accept()[1][0])"
+    argv = host.enter_command(["python3", "-c", program])
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         scenario.until("the server listens", lambda: ":7777" in host.exec(["ss", "-ltn"]).stdout)
         probes.dial(west, pinned(west, "near"), host.address, port=7777)
-        assert server.communicate(timeout=10)[0].strip() == west.nodes["n1"].address
+        assert server.communicate(timeout=20)[0].strip() == west.nodes["n1"].address
 
 
 def test_calico_s_own_traffic_between_nodes_keeps_its_way_and_its_source(west: LabCluster):
