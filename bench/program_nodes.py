@@ -109,8 +109,8 @@ def _prepare(remotes: Sequence[RemoteNode], directory: Path) -> tuple[reference.
         made = reference.dump(space)
     objects, onlink = reference.Objects(directory, marked, str(made["nft"])), reference.OnlinkRoutes(directory, marked)
     for kind in ("nexthops", "routes", "neighbours"):
-        if len(list(made[kind])) != len(remotes):  # type: ignore[call-overload]
-            raise BenchError(f"{len(remotes)} remote nodes made {len(list(made[kind]))} {kind}")  # type: ignore[call-overload]
+        if len(made[kind]) != len(remotes):
+            raise BenchError(f"{len(remotes)} remote nodes made {len(made[kind])} {kind}")
     with site.node() as space:
         objects.write(space)
         again = reference.dump(space)

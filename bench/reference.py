@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from clustermeshd.kernel.state import Marked, address_text, mac_text
@@ -55,7 +55,7 @@ class OnlinkRoutes:
         feed(space, "bridge", "-batch", "-", text=self._bridge)
 
 
-def dump(space: Namespace) -> dict[str, object]:
+def dump(space: Namespace) -> dict[str, Sequence[str]]:
     """What stands in the kernel of our objects, in a form that two namespaces can be compared by."""
     device, table = SETTINGS.device, str(_TABLE)
     neighbours = space.ip_json("neigh", "show", "dev", device, "nud", "permanent")
