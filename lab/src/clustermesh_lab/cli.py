@@ -140,6 +140,14 @@ def _kubectl(arguments: argparse.Namespace) -> None:
     _become([*build.program("kubectl"), *_after_dashes(arguments.rest)], dict(env))
 
 
+def _e2e(arguments: argparse.Namespace) -> None:
+    from . import e2e
+
+    cluster = _attach(arguments).cluster(arguments.cluster)
+    build.ensure((e2e.COMPONENT,))
+    _become(e2e.command_line(cluster, arguments.output, _after_dashes(arguments.rest)))
+
+
 def _ssh(arguments: argparse.Namespace) -> None:
     machine = _attach(arguments).node(arguments.target).machine
     command = _after_dashes(arguments.rest)
@@ -326,6 +334,15 @@ def _parser() -> argparse.ArgumentParser:
     command("setup", _setup, "install what is missing (Debian, Ubuntu)")
     sub = command("build", _build, "build programs now", "lab build\n  lab build e2e")
     sub.add_argument("component", nargs="*", help=f"of {', '.join(build.components())} (default: what the tests need)")
+    sub = command(
+        "e2e",
+        _e2e,
+        "Kubernetes' own suite against a cluster; without flags that of network policy",
+        "lab e2e west\n  lab e2e -o build/report west -- --ginkgo.focus=default-deny",
+    )
+    sub.add_argument("-o", "--output", type=Path, metavar="DIR", help="JUnit reports there")
+    sub.add_argument("cluster")
+    sub.add_argument("rest", nargs=argparse.REMAINDER, metavar="-- FLAGS", help="flags of the suite's program")
     sub = command("completion", _completion, "shell completion", 'eval "$(lab completion bash)"')
     sub.add_argument("shell", choices=["bash"])
     return parser
