@@ -3,7 +3,7 @@
 import subprocess
 
 import pytest
-from clustermesh_lab import cli, inventory
+from clustermesh_lab import cli, e2e, inventory
 from clustermesh_lab.lab import Lab
 from clustermesh_lab.state import Record, Store
 from clustermesh_lab.topology import Topology
@@ -53,6 +53,22 @@ def test_completion_is_valid_shell(capsys):
 def lab():
     """A lab that never ran: handles need nothing but the record."""
     return Lab(Store("unit"), Record(index=2, topology=Topology.preset("demo"), machines=True, boot="x"))
+
+
+def test_the_suite_is_that_of_network_policy_unless_flags_say_otherwise(lab, tmp_path, monkeypatch):
+    program = tmp_path / "e2e.test"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("CLUSTERMESH_LAB_ASSETS", str(tmp_path))
+    line = e2e.command_line(lab.clusters["west"])
+    assert line[0] == str(program)
+    assert f"--kubeconfig={lab.clusters['west'].kubeconfig}" in line
+    assert "--ginkgo.focus=Netpol" in line
+    other = e2e.command_line(lab.clusters["west"], tmp_path, ["--ginkgo.focus=DNS"])
+    assert [flag for flag in other if "ginkgo.focus" in flag or "report" in flag] == [
+        f"--report-dir={tmp_path}",
+        "--ginkgo.focus=DNS",
+    ]
 
 
 def test_the_inventory_names_clusters_and_machines(lab):
