@@ -50,6 +50,7 @@ class Engine:
         self.settings = settings
         self.kernel = Kernel(settings)
         self._overlay = Overlay(settings)
+        self._planned: tuple[object, Desired] | None = None  # what the plan was made from, and the plan
 
     def close(self) -> None:
         self.kernel.close()
@@ -57,8 +58,16 @@ class Engine:
     def compare(self, inputs: Inputs) -> tuple[Desired, KernelState, Changes]:
         """Read the kernel and plan against it: the same for a round and for ``--dry-run``."""
         state = self.kernel.observe()
-        wanted = self._overlay.plan(inputs.local, inputs.remotes, state)
+        wanted = self._plan(inputs, state)
         return wanted, state, diff(wanted.marked, state.marked)
+
+    def _plan(self, inputs: Inputs, state: KernelState) -> Desired:
+        """The whole plan; the one that is there where nothing that it was made from has changed."""
+        basis = (inputs.version, inputs.local, state.around, state.marked.devices, state.marked.addresses)
+        if self._planned is None or self._planned[0] != basis:
+            self._planned = None
+            self._planned = (basis, self._overlay.plan(inputs.local, inputs.remotes, state))
+        return self._planned[1]
 
     def whole(self, inputs: Inputs, *, is_repair: bool = False) -> Outcome:
         """Write until nothing differs, or until writing fails."""
@@ -81,6 +90,7 @@ class Engine:
 
     def quick(self, changed: Sequence[Change]) -> Outcome | None:
         """Carry changed remote nodes over; None where a whole round must follow, which nothing may precede."""
+        self._planned = None
         made = self._overlay.change(changed)
         if made is None:
             return None

@@ -9,7 +9,7 @@ attribute, so the result never depends on the guess.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -59,9 +59,9 @@ class Reader:
         return tuple(None if place is None else message[place[0] : place[0] + place[1]] for place in places)
 
 
-def records(data: bytes, paths: Mapping[str, Path]) -> Iterator[Values]:
+def records(data: bytes, paths: Sequence[Path]) -> Iterator[Values]:
     """Wanted attributes of every element of an attribute list."""
-    reader = Reader(4, tuple(paths.values()))
+    reader = Reader(4, paths)
     start, end = 0, len(data)
     while start + 4 <= end:
         length = _ATTRIBUTE.unpack_from(data, start)[0]

@@ -13,6 +13,7 @@ import socket
 import struct
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from clustermeshd.kernel.layout import Reader
@@ -28,6 +29,13 @@ _U32: Final = struct.Struct("=I")
 _RTMSG: Final = struct.Struct("=8BI")  # family, dst length, src length, tos, table, protocol, scope, type, flags
 _NDMSG: Final = struct.Struct("=BBHiHBB")  # family, padding, padding, device index, state, flags, type
 _NHMSG: Final = struct.Struct("=4BI")  # family, scope, protocol, reserved, flags
+
+_AF: Final[dict[int, int]] = {4: socket.AF_INET, 16: socket.AF_INET6}  # by size of an address
+# Whole messages, each attribute as length, type, value and padding, by size of an address:
+_PUT_NEXTHOP: Final = {size: struct.Struct(f"=4BI HHI HHI HH{size}s") for size in _AF}
+_NEIGHBOUR: Final = {size: struct.Struct(f"=BBHiHBB HH{size}s HH6s2x HHB3x") for size in _AF}
+_FDB: Final = {size: struct.Struct(f"=BBHiHBB HH6s2x HH{size}s") for size in _AF}
+_PUT_ROUTE: Final = {size: struct.Struct(f"=8BI HHI HH{size}s HHI") for size in _AF}
 
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_METRICS = 1, 4, 5, 6, 7, 8
 _RTA_CACHEINFO, _RTA_TABLE, _RTA_NH_ID, _RTAX_MTU = 12, 15, 30, 2
@@ -68,13 +76,25 @@ class RouteMark(NamedTuple):
 
 
 def put_nexthop(nexthop: Nexthop, index: int, protocol: int) -> Request:
-    header = _NHMSG.pack(address_family(nexthop.gateway), 0, protocol, 0, _RTNH_F_ONLINK)
-    body = (
-        attribute(_NHA_ID, _U32.pack(nexthop.id))
-        + attribute(_NHA_OIF, _U32.pack(index))
-        + attribute(_NHA_GATEWAY, nexthop.gateway)
+    gateway = nexthop.gateway
+    size = len(gateway)
+    body = _PUT_NEXTHOP[size].pack(
+        _AF[size],
+        0,
+        protocol,
+        0,
+        _RTNH_F_ONLINK,
+        8,
+        _NHA_ID,
+        nexthop.id,
+        8,
+        _NHA_OIF,
+        index,
+        4 + size,
+        _NHA_GATEWAY,
+        gateway,
     )
-    return Request(RTM_NEWNEXTHOP, REPLACE, header + body)
+    return Request(RTM_NEWNEXTHOP, REPLACE, body)
 
 
 def delete_nexthop(nexthop: Nexthop) -> Request:
@@ -141,20 +161,18 @@ def fdb_entries(payloads: Iterable[bytes], device: str, index: int) -> Iterator[
 
 
 def _neighbour(neighbour: Neighbour, index: int, protocol: int) -> bytes:
-    return (
-        _NDMSG.pack(address_family(neighbour.address), 0, 0, index, NUD_PERMANENT, 0, _RTN_UNICAST)
-        + attribute(_NDA_DST, neighbour.address)
-        + attribute(_NDA_LLADDR, neighbour.mac)
-        + attribute(_NDA_PROTOCOL, bytes((protocol,)))
+    address = neighbour.address
+    size = len(address)
+    head = (_AF[size], 0, 0, index, NUD_PERMANENT, 0, _RTN_UNICAST)
+    return _NEIGHBOUR[size].pack(
+        *head, 4 + size, _NDA_DST, address, 10, _NDA_LLADDR, neighbour.mac, 5, _NDA_PROTOCOL, protocol
     )
 
 
 def _fdb(entry: FdbEntry, index: int) -> bytes:
-    return (
-        _NDMSG.pack(_AF_BRIDGE, 0, 0, index, NUD_PERMANENT, _NTF_SELF, 0)
-        + attribute(_NDA_LLADDR, entry.mac)
-        + attribute(_NDA_DST, entry.destination)
-    )
+    size = len(entry.destination)
+    head = (_AF_BRIDGE, 0, 0, index, NUD_PERMANENT, _NTF_SELF, 0)
+    return _FDB[size].pack(*head, 10, _NDA_LLADDR, entry.mac, 4 + size, _NDA_DST, entry.destination)
 
 
 # ---- routes
@@ -162,9 +180,19 @@ def _fdb(entry: FdbEntry, index: int) -> bytes:
 
 def put_route(route: Route, mark: RouteMark, index: int = 0) -> Request:
     """``index``: of the route's own device, where it has one."""
-    flags = _RTNH_F_ONLINK if route.gateway else 0
-    header = _route_header(route, mark, _RTN_UNICAST, flags=flags)
-    return Request(RTM_NEWROUTE, REPLACE, header + _route_attributes(route, mark, index))
+    if route.gateway:
+        header = _route_header(route, mark, _RTN_UNICAST, flags=_RTNH_F_ONLINK)
+        body = attribute(_RTA_TABLE, _U32.pack(mark.table)) + attribute(_RTA_DST, route.prefix)
+        body += attribute(_RTA_GATEWAY, route.gateway) + attribute(_RTA_OIF, _U32.pack(index))
+        body += attribute(_RTA_PRIORITY, _U32.pack(route.metric))
+        return Request(RTM_NEWROUTE, REPLACE, header + body + _common(route.source, route.mtu))
+    size = len(route.prefix)
+    table = mark.table if mark.table < 256 else _RT_TABLE_COMPAT
+    head = (_AF[size], route.length, 0, 0, table, mark.protocol, 0, _RTN_UNICAST, 0)
+    body = _PUT_ROUTE[size].pack(
+        *head, 8, _RTA_TABLE, mark.table, 4 + size, _RTA_DST, route.prefix, 8, _RTA_NH_ID, route.nexthop
+    )
+    return Request(RTM_NEWROUTE, REPLACE, body + _common(route.source, route.mtu))
 
 
 def delete_route(route: Route, mark: RouteMark) -> Request:
@@ -216,15 +244,8 @@ def _route_header(route: Route, mark: RouteMark, kind: int, scope: int = 0, flag
     return _RTMSG.pack(address_family(route.prefix), route.length, 0, 0, table, mark.protocol, scope, kind, flags)
 
 
-def _route_attributes(route: Route, mark: RouteMark, index: int) -> bytes:
-    body = attribute(_RTA_TABLE, _U32.pack(mark.table)) + attribute(_RTA_DST, route.prefix)
-    if route.gateway:
-        body += attribute(_RTA_GATEWAY, route.gateway) + attribute(_RTA_OIF, _U32.pack(index))
-        body += attribute(_RTA_PRIORITY, _U32.pack(route.metric))
-    else:
-        body += attribute(_RTA_NH_ID, _U32.pack(route.nexthop))
-    if route.source:
-        body += attribute(_RTA_PREFSRC, route.source)
-    if route.mtu:
-        body += attribute(_RTA_METRICS | NESTED, attribute(_RTAX_MTU, _U32.pack(route.mtu)))
-    return body
+@lru_cache(maxsize=64)
+def _common(source: Packed | None, mtu: int) -> bytes:
+    """What the routes of one device have in common."""
+    body = attribute(_RTA_PREFSRC, source) if source else b""
+    return body + (attribute(_RTA_METRICS | NESTED, attribute(_RTAX_MTU, _U32.pack(mtu))) if mtu else b"")

@@ -12,8 +12,8 @@ import struct
 from typing import Final
 
 from clustermeshd.kernel import addresses, links, messages, rules
-from clustermeshd.kernel.elements import NFNETLINK
 from clustermeshd.kernel.netlink import Netlink, Received, RepliesLost, attributes
+from clustermeshd.kernel.nftdump import NFNETLINK
 from clustermeshd.model.errors import Retriable
 from clustermeshd.model.settings import Dataplane
 

@@ -15,7 +15,7 @@ from typing import Final, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 KINDS: Final = ("devices", "addresses", "nexthops", "fdb", "neighbours", "routes", "rules")  # in order of writing
 Packed: TypeAlias = bytes  # an address as it stands in a packet: 4 or 16 bytes
-Interval: TypeAlias = bytes  # an element of an nftables interval set: lowest key, then highest, of equal length
+Element: TypeAlias = bytes  # of an nftables set: its key; of an interval set, its lowest key and then its highest
 
 
 def family_of(address: Packed) -> int:
@@ -181,10 +181,10 @@ class NftTable:
     every release prints them differently.
     """
 
-    chains: frozenset[tuple[str, str]]
-    sets: frozenset[tuple[str, str]]
+    chains: frozenset[tuple[str, tuple[str, int, int] | None]]
+    sets: frozenset[tuple[str, tuple[int, int]]]
     rules: tuple[tuple[str, str], ...]
-    elements: Mapping[str, Set[Interval]]
+    elements: Mapping[str, Set[Element]]
     texts: tuple[str, ...] = field(default=(), compare=False)  # desired only: the rules, in the order of ``rules``
 
 
@@ -271,8 +271,10 @@ class NftChange:
     rebuild: bool = False
     is_new: bool = False
     write_rules: bool = False
-    add: Mapping[str, Collection[Interval]] = field(default_factory=dict)
-    remove: Mapping[str, Collection[Interval]] = field(default_factory=dict)
+    add_sets: tuple[str, ...] = ()
+    remove_sets: tuple[str, ...] = ()
+    add: Mapping[str, Collection[Element]] = field(default_factory=dict)
+    remove: Mapping[str, Collection[Element]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         if self.table is None:

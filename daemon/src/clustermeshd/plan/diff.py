@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from clustermeshd.kernel.state import Changes, Delta, Marked, NftChange, NftTable, Value
+from clustermeshd.kernel.state import Changes, Delta, Device, Marked, NftChange, NftTable, Value
 
 ValueT = TypeVar("ValueT", bound=Value)
 
 
 def diff(desired: Marked, actual: Marked) -> Changes:
     """What must be written and removed to turn ``actual`` into ``desired``; empty where they are equal."""
-    lost = _lost_devices(desired, actual)
+    lost = _devices(desired, actual, lambda wanted, found: wanted.needs_rebuild(found))
+    renewed = _devices(desired, actual, lambda wanted, found: wanted.mac != found.mac)  # the kernel drops neighbours
     return Changes(
         devices=_delta(desired.devices, actual.devices),
         addresses=_delta(desired.addresses, actual.addresses),
         nexthops=_delta(desired.nexthops, actual.nexthops, lambda value: value.device in lost),
         fdb=_delta(desired.fdb, actual.fdb, lambda value: value.device in lost),
-        neighbours=_delta(desired.neighbours, actual.neighbours, lambda value: value.device in lost),
+        neighbours=_delta(desired.neighbours, actual.neighbours, lambda value: value.device in lost | renewed),
         routes=_delta(desired.routes, actual.routes, _routes_lost(actual, lost)),
         rules=_delta(desired.rules, actual.rules),
         nft=_nft(desired.nft, actual.nft),
@@ -39,13 +40,10 @@ def _delta(
     return Delta(put, delete)
 
 
-def _lost_devices(desired: Marked, actual: Marked) -> frozenset[str]:
-    """Devices that cannot be changed in place: with them go all their entries."""
-    return frozenset(
-        device.name
-        for key, device in desired.devices.items()
-        if (found := actual.devices.get(key)) is not None and device.needs_rebuild(found)
-    )
+def _devices(desired: Marked, actual: Marked, is_so: Callable[[Device, Device], bool]) -> frozenset[str]:
+    """Devices that are there and of which, wanted and found, something is so."""
+    pairs = ((device, actual.devices.get(key)) for key, device in desired.devices.items())
+    return frozenset(wanted.name for wanted, found in pairs if found is not None and is_so(wanted, found))
 
 
 def _routes_lost(actual: Marked, lost: frozenset[str]) -> Callable[[object], bool]:
@@ -56,7 +54,7 @@ def _routes_lost(actual: Marked, lost: frozenset[str]) -> Callable[[object], boo
 def _nft(desired: NftTable | None, actual: NftTable | None) -> NftChange | None:
     if desired is None:
         return None if actual is None else NftChange(None)
-    if actual is None or (desired.chains, desired.sets) != (actual.chains, actual.sets):
+    if actual is None or not _can_be_changed(desired, actual):
         wanted = {name: sorted(elements) for name, elements in desired.elements.items() if elements}
         return NftChange(desired, rebuild=actual is not None, is_new=actual is None, add=wanted)
     add, remove = {}, {}
@@ -66,7 +64,19 @@ def _nft(desired: NftTable | None, actual: NftTable | None) -> NftChange | None:
             add[name] = sorted(missing)
         if surplus := present - elements:
             remove[name] = sorted(surplus)
-    write_rules = desired.rules != actual.rules
-    if not (write_rules or add or remove):
-        return None
-    return NftChange(desired, write_rules=write_rules, add=add, remove=remove)
+    change = NftChange(
+        desired,
+        write_rules=desired.rules != actual.rules,
+        add_sets=tuple(sorted(name for name, _ in desired.sets - actual.sets)),
+        remove_sets=tuple(sorted(name for name, _ in actual.sets - desired.sets)),
+        add=add,
+        remove=remove,
+    )
+    return change if change.write_rules or change.add_sets or change.remove_sets or add or remove else None
+
+
+def _can_be_changed(desired: NftTable, actual: NftTable) -> bool:
+    """Whether chains are as they should be, and all sets of ours: those that come and go with prefix lengths aside."""
+    both = dict(desired.sets).keys() & dict(actual.sets).keys()
+    is_alike = all(dict(desired.sets)[name] == dict(actual.sets)[name] for name in both)
+    return desired.chains == actual.chains and is_alike and all(name in actual.elements for name, _ in actual.sets)

@@ -11,18 +11,18 @@ nothing that another node claims; the result is the same as that of a whole plan
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple, TypeVar
 
-from clustermeshd.kernel import nftables
+from clustermeshd.kernel import nftables, nftsets
 from clustermeshd.kernel.state import (
     Changes,
     Delta,
+    Element,
     FdbEntry,
     HostAddress,
-    Interval,
     KernelState,
     Marked,
     Neighbour,
@@ -124,7 +124,7 @@ class Overlay:
         self._fdb: dict[object, FdbEntry] = {}
         self._neighbours: dict[object, Neighbour] = {}
         self._routed: dict[object, Route] = {}
-        self._elements: dict[str, set[Interval]] = {}
+        self._elements: dict[str, set[Element]] = {}
         self._owners: dict[int, tuple[str, str]] = {}
         self._table = nftables.desired_table((), {}, self._settings.port)
         self._odd_ids: frozenset[int] = frozenset()  # ids that are not, or cannot be, what the hash alone gives
@@ -155,7 +155,7 @@ class Overlay:
         site = Site(local, self._settings, actual, problems)
         self._bases = {family: base for family in _FAMILIES if (base := site.base(family, members[family]))}
         parts = self._add_peers(peers, prefixes, problems, actual)
-        self._set_elements(chain.from_iterable(prefixes.values()), chain.from_iterable(p.bound for p in parts))
+        self._set_elements([p for own in prefixes.values() for p in own], chain.from_iterable(p.bound for p in parts))
         self._has_foreign_nft = actual.around.has_foreign_nft
         self._families = frozenset(self._present)
         self._addresses = site.addresses(self._families)
@@ -327,17 +327,19 @@ class Overlay:
             for name, mode in self._modes.items()
         }
 
-    def _set_elements(self, remote: Iterable[Prefix], bound: Iterable[tuple[Base, Packed, Sequence[Prefix]]]) -> None:
+    def _set_elements(
+        self, remote: Collection[Prefix], bound: Iterable[tuple[Base, Packed, Sequence[Prefix]]]
+    ) -> None:
         """Elements over all remote nodes: a prefix inside another one, or a shared address, is one element."""
-        self._elements = {name: set() for name in nftables.FIELDS}
-        for name, interval in _pod_elements("local", self._local_prefixes):
-            self._elements[name].add(interval)
-        shared: dict[tuple[Base, Packed], list[Prefix]] = {}
+        self._elements = {name: set() for name in nftsets.FIXED}
+        for name, element in _pod_elements("local", self._local_prefixes):
+            self._elements[name].add(element)
+        shared: dict[tuple[int, Packed], list[Prefix]] = {}
         for base, outer, own in bound:
-            shared.setdefault((base, outer), []).extend(own)
-        together = [(base, outer, own) for (base, outer), own in shared.items()]
-        for name, interval in (*_pod_elements("remote", remote), *_bound_elements(together)):
-            self._elements[name].add(interval)
+            shared.setdefault((base.family, outer), []).extend(own)
+        together = [(self._bases[family], outer, own) for (family, outer), own in shared.items()]
+        for name, element in chain(_pod_elements("remote", remote), _bound_elements(together)):
+            self._elements.setdefault(name, set()).add(element)
 
     # ---- single remote nodes
 
@@ -355,7 +357,8 @@ class Overlay:
         after = [self._lay(change.new) for change in changed if change.new is not None]
         if None in after or not self._is_standing():
             return None
-        return self._desired(), self._difference([p for p in before if p], [p for p in after if p])
+        changes = self._difference([part for part in before if part], [part for part in after if part])
+        return None if changes is None else (self._desired(), changes)
 
     def _lift(self, remote: RemoteNode) -> _Part | None:
         """Take a node out of the plan; None where others may have to move for it."""
@@ -406,19 +409,23 @@ class Overlay:
         has_devices = all(self._on_device[family] > 0 for family in self._bases)
         return bool(self._modes) and present == self._families and has_devices
 
-    def _difference(self, before: Sequence[_Part], after: Sequence[_Part]) -> Changes:
-        """Carries the parts over into the plan and says what that changes."""
+    def _difference(self, before: Sequence[_Part], after: Sequence[_Part]) -> Changes | None:
+        """Carries the parts over into the plan and says what that changes; None where it takes other sets."""
         for part in before:
             for number in part.owned:
                 self._owners.pop(number, None)
         self._own(after)
         removed, added = (self._elements_of(parts) for parts in (before, after))
+        if not added.keys() <= self._elements.keys():
+            return None
         remove = {name: found - added.get(name, set()) for name, found in removed.items()}
         add = {name: found - removed.get(name, set()) for name, found in added.items()}
-        for name, intervals in remove.items():
-            self._elements[name] -= intervals
-        for name, intervals in add.items():
-            self._elements[name] |= intervals
+        for name, elements in remove.items():
+            self._elements[name] -= elements
+        for name, elements in add.items():
+            self._elements[name] |= elements
+        if any(not self._elements[name] for name in remove if name not in nftsets.FIXED):
+            return None
         remove, add = ({name: found for name, found in half.items() if found} for half in (remove, add))
         return Changes(
             nexthops=_carry(self._nexthops, (p.nexthops for p in before), (p.nexthops for p in after)),
@@ -428,11 +435,11 @@ class Overlay:
             nft=NftChange(self._table, add=add, remove=remove) if add or remove else None,
         )
 
-    def _elements_of(self, parts: Iterable[_Part]) -> dict[str, set[Interval]]:
-        found: dict[str, set[Interval]] = {}
+    def _elements_of(self, parts: Iterable[_Part]) -> dict[str, set[Element]]:
+        found: dict[str, set[Element]] = {}
         for part in parts:
-            for name, interval in (*_pod_elements("remote", part.prefixes), *_bound_elements(part.bound)):
-                found.setdefault(name, set()).add(interval)
+            for name, element in (*_pod_elements("remote", part.prefixes), *_bound_elements(part.bound)):
+                found.setdefault(name, set()).add(element)
         return found
 
 
@@ -458,24 +465,30 @@ def _overlay_families(peer: Peer) -> set[int]:
     return {prefix.family for prefix in peer.prefixes} if peer.has_overlay else set()
 
 
-def _interval(prefix: Prefix) -> Interval:
-    return nftables.prefix_interval(prefix.low, prefix.high, BITS[prefix.family] // 8)
+def _pod_elements(side: str, prefixes: Collection[Prefix]) -> Iterator[tuple[str, Element]]:
+    names = {family: nftsets.pods_set(side, family) for family in _FAMILIES}
+    for prefix in outermost(prefixes):
+        last = prefix.high.to_bytes(BITS[prefix.family] // 8, "big")
+        yield names[prefix.family], nftsets.prefix_element(prefix.packed, last)
 
 
-def _pod_elements(side: str, prefixes: Iterable[Prefix]) -> Iterator[tuple[str, Interval]]:
-    return ((nftables.pods_set(side, prefix.family), _interval(prefix)) for prefix in outermost(prefixes))
-
-
-def _bound_elements(bound: Iterable[tuple[Base, Packed, Sequence[Prefix]]]) -> Iterator[tuple[str, Interval]]:
+def _bound_elements(bound: Iterable[tuple[Base, Packed, Sequence[Prefix]]]) -> Iterator[tuple[str, Element]]:
     for base, outer, prefixes in bound:
-        yield nftables.nodes_set(base.underlay_family), outer + outer
-        name = nftables.peers_set(base.underlay_family, base.family)
-        yield from ((name, nftables.binding(outer, _interval(prefix))) for prefix in outermost(prefixes))
+        yield base.nodes_set, outer
+        for prefix in outermost(prefixes):
+            name = nftsets.peers_set(base.underlay_family, base.family, prefix.length)
+            yield name, nftsets.binding(outer, prefix.packed)
 
 
 def _gateway(peer: Peer, prefixes: Sequence[Prefix], family: int, taken: set[tuple[int, Packed]]) -> Packed | None:
     """Address that stands for the node on the device: its tunnel address, else a network address of its own."""
-    own = (point for point in peer.tunnel_addresses if point.family == family)
-    inside = (point.packed for point in own if any(prefix.holds(point) for prefix in prefixes))
-    candidates = chain(inside, (prefix.packed for prefix in prefixes))
-    return next((address for address in candidates if (family, address) not in taken), None)
+    for point in peer.tunnel_addresses:
+        if point.family == family and any(prefix.holds(point) for prefix in prefixes):
+            address = point.packed
+            if (family, address) not in taken:
+                return address
+    for prefix in prefixes:
+        address = prefix.packed
+        if (family, address) not in taken:
+            return address
+    return None

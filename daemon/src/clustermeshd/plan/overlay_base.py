@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from clustermeshd.kernel import nftables
+from clustermeshd.kernel import nftables, nftsets
 from clustermeshd.kernel.state import Device, KernelState, LocalAddress, Packed, address_text, family_of
 from clustermeshd.kernel.sysctls import FORWARDING
 from clustermeshd.model.addresses import parse_network, vtep_mac
@@ -28,6 +28,7 @@ class Base(NamedTuple):
     source: Packed | None  # tunnel address
     has_nexthops: bool
     reason: str  # why this underlay
+    nodes_set: str  # name of the nftables set of its remote nodes' addresses
 
     @property
     def tunnel(self) -> nftables.Tunnel:
@@ -76,9 +77,16 @@ class Site:
         source = self._local.tunnel_address(family)
         if source is None:
             self._problem("NoTunnelAddress", self._local.name, f"none for IPv{family}: its host traffic stays out")
-        has_nexthops = self._actual.around.has_nexthops
-        packed = source.packed if source else None
-        return Base(family, device, family_of(underlay.address), packed, has_nexthops, underlay.reason)
+        outer = family_of(underlay.address)
+        return Base(
+            family=family,
+            device=device,
+            underlay_family=outer,
+            source=source.packed if source else None,
+            has_nexthops=self._actual.around.has_nexthops,
+            reason=underlay.reason,
+            nodes_set=nftsets.nodes_set(outer),
+        )
 
     def addresses(self, families: Collection[int]) -> list[Packed]:
         """Tunnel addresses that belong on ``lo``: those that no device of the node holds already."""

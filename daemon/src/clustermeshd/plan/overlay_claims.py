@@ -8,7 +8,7 @@ may lie inside another node's (Calico lends single addresses of a block), but no
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from clustermeshd.kube.objects import RemoteNode
@@ -42,6 +42,9 @@ _RESERVED: Final = tuple(
     for text in ("127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "::1/128", "fe80::/10", "ff00::/8")
     if (prefix := parse_prefix(text)) is not None
 )
+_RESERVED_RANGES: Final = {
+    family: tuple((prefix.low, prefix.high) for prefix in _RESERVED if prefix.family == family) for family in (4, 6)
+}
 
 
 def parse_peer(remote: RemoteNode, problems: list[Problem]) -> Peer:
@@ -101,19 +104,26 @@ def admit(
 
 def local_conflict(prefix: Prefix, local: Sequence[Prefix], underlay: Sequence[Point]) -> tuple[str, str] | None:
     """Reason and words where a prefix may not be routed away; ``underlay`` holds sorted node addresses."""
-    if prefix.length == 0 or any(prefix.overlaps(reserved) for reserved in _RESERVED):
+    family, low, length = prefix
+    high = prefix.high
+    if length == 0:
         return "ReservedPrefix", "can be no pod prefix"
-    own = next((cidr for cidr in local if cidr.overlaps(prefix)), None)
-    if own is not None:
-        return "OverlapsLocal", f"overlaps {own} of this node, which stays local"
-    place = bisect_left(underlay, (prefix.family, prefix.low))
-    if place < len(underlay) and prefix.holds(underlay[place]):
+    for first, last in _RESERVED_RANGES[family]:
+        if first <= high and low <= last:
+            return "ReservedPrefix", "can be no pod prefix"
+    for own in local:
+        if own.overlaps(prefix):
+            return "OverlapsLocal", f"overlaps {own} of this node, which stays local"
+    place = bisect_left(underlay, (family, low))
+    if place < len(underlay) and underlay[place] <= (family, high):
         return "CoversUnderlay", "contains a node address: tunnel packets would be routed into the tunnel"
     return None
 
 
-def outermost(prefixes: Iterable[Prefix]) -> list[Prefix]:
+def outermost(prefixes: Collection[Prefix]) -> list[Prefix]:
     """Prefixes that lie in no other of them: what an interval set holds."""
+    if len(prefixes) == 1:
+        return list(prefixes)
     kept: list[Prefix] = []
     family = high = -1
     for prefix in sorted(prefixes):
