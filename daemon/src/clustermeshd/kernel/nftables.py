@@ -205,7 +205,7 @@ def _rules(tunnels: Iterable[Tunnel], sets: Iterable[str], port: int) -> list[tu
             for name in sets
             if peers_inner(name) == tunnel.family and (match := bound_match(name))
         ]
-    guard.append(f"udp dport {port} fib daddr type local jump inner")
+    guard.append(f"udp dport {port} fib daddr type != unicast jump inner")  # broadcast and multicast are delivered too
     inner.append("counter drop")
     chains = {"exempt": exempt, "clamp": clamp, "guard": guard, "inner": inner}
     return [(chain, text) for chain in _CHAINS for text in chains[chain]]
