@@ -11,7 +11,7 @@ from functools import cache
 from itertools import islice
 from typing import Final
 
-from clustermeshd.kernel.layout import Values, records
+from clustermeshd.kernel.layout import records
 from clustermeshd.kernel.netlink import NESTED, Netlink, NetlinkError, Request, attribute, attributes
 from clustermeshd.kernel.nftdump import HEADER, INET, SUBSYSTEM, TABLE
 from clustermeshd.kernel.state import Element
@@ -34,13 +34,12 @@ class Sets:
 
     def read(self, name: str, *, is_interval: bool) -> frozenset[Element]:
         """All elements of a set."""
-        found: list[Values] = []
-        for payload in self._netlink.dump(_GET, self._header(name)):
-            found += records(attributes(payload, 4).get(_ELEMENTS, b""), _PATHS)
-        keys = ((key, flags) for key, flags in found if key is not None)
+        payloads = self._netlink.dump(_GET, self._header(name))
+        data = b"".join(attributes(payload, 4).get(_ELEMENTS, b"") for payload in payloads)
+        found = records(data, _PATHS)
         if not is_interval:
-            return frozenset(key for key, _ in keys)
-        return frozenset(_paired(sorted((key, flags != _INTERVAL_END) for key, flags in keys)))
+            return frozenset(key for key, _ in found if key is not None)
+        return frozenset(_paired(sorted((key, flags != _INTERVAL_END) for key, flags in found if key is not None)))
 
     def change(
         self,

@@ -1,17 +1,16 @@
-"""Attributes of many alike messages, fast: the places are found once, the rest is one ``struct`` call each.
+"""Attributes of many alike messages, fast: the places are found once, the rest is column by column.
 
 Objects of one kind nearly all have the same attributes in the same order with the same lengths. Where each wanted one
-stands is learned from the first message of a length; a later one counts as alike only when every byte outside the
-wanted and the ignored places, attribute headers included, is the same. Any other message is read attribute by
-attribute, so the result never depends on the guess.
+stands is learned from the first message of a length; the others count as alike only when every byte outside the
+wanted and the ignored places, attribute headers included, is the same in all of them. Else each message is read
+attribute by attribute, so the result never depends on the guess.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
-from operator import itemgetter
-from typing import Any, Final, NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import Final, NamedTuple, TypeAlias
 
 from clustermeshd.kernel.netlink import attributes
 
@@ -23,10 +22,9 @@ _TYPE_MASK: Final = 0x3FFF
 
 
 class _Layout(NamedTuple):
-    unpack: Callable[[bytes], tuple[bytes, ...]]
-    fixed: Callable[[tuple[bytes, ...]], Any]
-    expected: Any
-    pick: Callable[[Sequence[bytes | None]], Values]
+    struct: struct.Struct
+    fixed: frozenset[int]  # places in what it unpacks that must be the same in every message
+    wanted: tuple[int | None, ...]  # places of the wanted ones; None for one that this layout does not have
 
 
 class Reader:
@@ -40,35 +38,49 @@ class Reader:
         self, header: int, paths: Sequence[Path], *, spans: Sequence[Span] = (), ignored: Sequence[Path] = ()
     ) -> None:
         self._header, self._paths, self._spans, self._ignored = header, tuple(paths), tuple(spans), tuple(ignored)
-        self._layouts: dict[int, _Layout] = {}
 
-    def read(self, message: bytes) -> Values:
-        """Spans first, then attributes."""
-        layout = self._layouts.get(len(message))
-        if layout is not None:
-            found = layout.unpack(message)
-            if layout.fixed(found) == layout.expected:
-                return layout.pick(found)
-        return self._learn(message)
+    def read(self, messages: Sequence[bytes]) -> list[Values]:
+        """Of each message the spans first, then the attributes; in any order of messages."""
+        by_length: dict[int, list[bytes]] = {}
+        for message in messages:
+            by_length.setdefault(len(message), []).append(message)
+        found: list[Values] = []
+        for alike in by_length.values():
+            found += self._alike(alike) or map(self._one, alike)
+        return found
 
-    def _learn(self, message: bytes) -> Values:
-        places: list[Span | None] = list(self._spans)
-        places += [_find(message, self._header, len(message), path) for path in self._paths]
-        ignored = [_find(message, self._header, len(message), path) for path in self._ignored]
-        self._layouts[len(message)] = _layout(message, places, [span for span in ignored if span])
+    def _one(self, message: bytes) -> Values:
+        places = self._places(message)
         return tuple(None if place is None else message[place[0] : place[0] + place[1]] for place in places)
 
+    def _alike(self, messages: Sequence[bytes]) -> list[Values] | None:
+        """Messages of one length, column by column; None where they are not alike."""
+        first = messages[0]
+        ignored = [_find(first, self._header, len(first), path) for path in self._ignored]
+        layout = _layout(first, self._places(first), [span for span in ignored if span])
+        if layout is None:
+            return None
+        columns = list(zip(*layout.struct.iter_unpack(b"".join(messages)), strict=True))
+        if any(columns[place].count(columns[place][0]) != len(messages) for place in layout.fixed):
+            return None
+        nothing = (None,) * len(messages)
+        return list(zip(*(nothing if place is None else columns[place] for place in layout.wanted), strict=True))
 
-def records(data: bytes, paths: Sequence[Path]) -> Iterator[Values]:
-    """Wanted attributes of every element of an attribute list."""
-    reader = Reader(4, paths)
+    def _places(self, message: bytes) -> list[Span | None]:
+        return [*self._spans, *(_find(message, self._header, len(message), path) for path in self._paths)]
+
+
+def records(data: bytes, paths: Sequence[Path]) -> list[Values]:
+    """Wanted attributes of every element of an attribute list; in any order of elements."""
+    elements = []
     start, end = 0, len(data)
     while start + 4 <= end:
         length = _ATTRIBUTE.unpack_from(data, start)[0]
         if length < 4:
-            return
-        yield reader.read(data[start : start + length])
+            break
+        elements.append(data[start : start + length])
         start += (length + 3) & ~3
+    return Reader(4, paths).read(elements)
 
 
 def slowly(message: bytes, header: int, path: Path) -> bytes | None:
@@ -94,15 +106,18 @@ def _find(message: bytes, start: int, end: int, path: Path) -> Span | None:
     return _find(message, found[0], sum(found), path[1:])
 
 
-def _layout(message: bytes, places: Sequence[Span | None], ignored: Sequence[Span]) -> _Layout:
-    wanted = sorted(place for place in places if place is not None)
+def _layout(message: bytes, places: Sequence[Span | None], ignored: Sequence[Span]) -> _Layout | None:
+    """How to take such a message apart; None where wanted places touch each other."""
+    wanted = {place for place in places if place is not None}
     pieces: list[str] = []
     positions: dict[Span, int] = {}
-    fixed: list[int] = []
+    fixed: set[int] = set()
     offset = count = 0
-    for span in sorted([*wanted, *ignored]):
+    for span in sorted(wanted.union(ignored)):
+        if span[0] < offset:
+            return None
         pieces.append(f"{span[0] - offset}s")
-        fixed.append(count)
+        fixed.add(count)
         count += 1
         if span in wanted:
             positions[span] = count
@@ -112,13 +127,6 @@ def _layout(message: bytes, places: Sequence[Span | None], ignored: Sequence[Spa
             pieces.append(f"{span[1]}x")
         offset = sum(span)
     pieces.append(f"{len(message) - offset}s")
-    fixed += [count, count]  # twice, so that there are always two to compare
-    unpack = struct.Struct("=" + "".join(pieces)).unpack
-    getter = itemgetter(*fixed)
-    return _Layout(unpack, getter, getter(unpack(message)), _picker([positions.get(p) if p else None for p in places]))
-
-
-def _picker(indexes: Sequence[int | None]) -> Callable[[Sequence[bytes | None]], Values]:
-    if len(indexes) > 1 and None not in indexes:
-        return itemgetter(*(index for index in indexes if index is not None))
-    return lambda found: tuple(None if index is None else found[index] for index in indexes)
+    fixed.add(count)
+    places_of = tuple(positions[place] if place is not None else None for place in places)
+    return _Layout(struct.Struct("=" + "".join(pieces)), frozenset(fixed), places_of)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import socket
 import struct
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -104,11 +104,10 @@ def delete_nexthop(nexthop: Nexthop) -> Request:
 DUMP_NEXTHOPS: Final = _NHMSG.pack(0, 0, 0, 0, 0)
 
 
-def nexthops(payloads: Iterable[bytes], names: Mapping[int, str]) -> Iterator[tuple[int, Nexthop]]:
+def nexthops(payloads: Sequence[bytes], names: Mapping[int, str]) -> Iterator[tuple[int, Nexthop]]:
     """Protocol and nexthop of dumped objects; without device or gateway (groups, blackholes) those are empty."""
-    read = Reader(8, [(_NHA_ID,), (_NHA_OIF,), (_NHA_GATEWAY,)], spans=[(2, 1)]).read
-    for payload in payloads:
-        protocol, number, oif, gateway = read(payload)
+    found = Reader(8, [(_NHA_ID,), (_NHA_OIF,), (_NHA_GATEWAY,)], spans=[(2, 1)]).read(payloads)
+    for protocol, number, oif, gateway in found:
         device = names.get(_number(oif), "") if oif else ""
         yield _number(protocol), Nexthop(_number(number), device, gateway or b"")
 
@@ -141,21 +140,19 @@ def dump_fdb(index: int) -> bytes:
     return dump_neighbours(_AF_BRIDGE, index)
 
 
-def neighbours(payloads: Iterable[bytes], device: str, index: int) -> Iterator[Neighbour]:
+def neighbours(payloads: Sequence[bytes], device: str, index: int) -> Iterator[Neighbour]:
     """Permanent unicast neighbours of that device, without what the kernel learned or made itself."""
-    read = Reader(12, [(_NDA_DST,), (_NDA_LLADDR,)], spans=[(4, 6)], ignored=_AGES).read
-    for payload in payloads:
-        where, address, mac = read(payload)
+    found = Reader(12, [(_NDA_DST,), (_NDA_LLADDR,)], spans=[(4, 6)], ignored=_AGES).read(payloads)
+    for where, address, mac in found:
         found_index, state = _INDEX_STATE.unpack(where or b"")
         if found_index == index and state & NUD_PERMANENT and address and mac and len(mac) == _MAC_BYTES:
             yield Neighbour(device, address, mac)
 
 
-def fdb_entries(payloads: Iterable[bytes], device: str, index: int) -> Iterator[FdbEntry]:
+def fdb_entries(payloads: Sequence[bytes], device: str, index: int) -> Iterator[FdbEntry]:
     """FDB entries of that device that say where a MAC lives."""
-    read = Reader(12, [(_NDA_DST,), (_NDA_LLADDR,)], spans=[(4, 4)], ignored=_AGES).read
-    for payload in payloads:
-        where, destination, mac = read(payload)
+    found = Reader(12, [(_NDA_DST,), (_NDA_LLADDR,)], spans=[(4, 4)], ignored=_AGES).read(payloads)
+    for where, destination, mac in found:
         if _number(where) == index and destination and mac and len(mac) == _MAC_BYTES:
             yield FdbEntry(device, mac, destination)
 
@@ -211,12 +208,11 @@ def dump_routes(family: int, table: int) -> bytes:
     return _RTMSG.pack(family, 0, 0, 0, _RT_TABLE_UNSPEC, 0, 0, 0, 0) + attribute(_RTA_TABLE, _U32.pack(table))
 
 
-def routes(payloads: Iterable[bytes], mark: RouteMark, names: Mapping[int, str]) -> Iterator[tuple[bool, Route]]:
+def routes(payloads: Sequence[bytes], mark: RouteMark, names: Mapping[int, str]) -> Iterator[tuple[bool, Route]]:
     """Whether it is ours, and the route, of dumped objects of our table; the kernel's own entries are left out."""
-    read = Reader(12, _ROUTE_PATHS, spans=[(0, 12)], ignored=[(_RTA_CACHEINFO,)]).read
+    found = Reader(12, _ROUTE_PATHS, spans=[(0, 12)], ignored=[(_RTA_CACHEINFO,)]).read(payloads)
     table = _U32.pack(mark.table)
-    for payload in payloads:
-        header, where, prefix, nexthop, source, mtu, priority, gateway, oif = read(payload)
+    for header, where, prefix, nexthop, source, mtu, priority, gateway, oif in found:
         family, length, _, _, _, protocol, _, _, flags = _RTMSG.unpack(header or b"")
         if where != table or flags & _RTM_F_CLONED:
             continue

@@ -221,6 +221,11 @@ class Netlink:
         interrupted = 0
         while True:
             data = self._datagram()
+            alike = _alike(data, sequence)
+            if alike is not None:
+                found += alike[0]
+                interrupted |= alike[1]
+                continue
             start, end = 0, len(data)
             while start + 16 <= end:
                 length, got, flags, number, port = _HEADER.unpack_from(data, start)
@@ -255,6 +260,18 @@ def _split(data: bytes) -> Iterator[Received]:
             return
         yield Received(kind, flags, sequence, port, data[start + 16 : start + length])
         start += (length + 3) & ~3
+
+
+def _alike(data: bytes, sequence: int) -> tuple[Sequence[bytes], int] | None:
+    """Payloads of a datagram of a dump, and whether one says it was interrupted; None where they differ in form."""
+    length = _HEADER.unpack_from(data)[0] if len(data) >= _HEADER.size else 0
+    if length < _HEADER.size or length % 4 or len(data) % length:
+        return None
+    columns = tuple(zip(*struct.iter_unpack(f"=IHHII{length - _HEADER.size}s", data), strict=True))
+    lengths, kinds, flags, sequences, _, payloads = columns
+    if set(lengths) != {length} or set(sequences) != {sequence} or not {_ERROR, _DONE}.isdisjoint(kinds):
+        return None
+    return payloads, int(any(value & _F_DUMP_INTR for value in set(flags)))
 
 
 def _error(message: Received) -> tuple[int, str]:
