@@ -11,10 +11,12 @@ import errno
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from itertools import chain
 from typing import Any, Final
 
 from clustermeshd.kernel import addresses, links, messages, nftables, rules, sysctls
 from clustermeshd.kernel.libnftables import NftError
+from clustermeshd.kernel.memory import Memory, fingerprint
 from clustermeshd.kernel.messages import RouteMark
 from clustermeshd.kernel.netlink import Netlink, NetlinkError, Request
 from clustermeshd.kernel.state import (
@@ -24,7 +26,6 @@ from clustermeshd.kernel.state import (
     Failure,
     FdbEntry,
     KernelState,
-    Link,
     Marked,
     Neighbour,
     Nexthop,
@@ -39,6 +40,7 @@ from clustermeshd.model.settings import Dataplane
 _GONE: Final = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL})
 MAC_PREFIX: Final = b"\x0e"  # model.addresses.vtep_mac
 FIRST_NEXTHOP: Final = 1 << 30  # our nexthop ids start here, far above what routing daemons count up to
+_BULK: Final = ("fdb", "neighbours", "nexthops", "routes")
 _ADDRESS_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 
 
@@ -50,6 +52,7 @@ class Kernel:
         self._mark = RouteMark(settings.table, settings.route_protocol)
         self._netlink = Netlink()
         self._table = nftables.Table(settings)
+        self._memory = Memory()
         self.has_nexthops = settings.use_nexthops and self._probe_nexthops()
 
     @property
@@ -71,9 +74,10 @@ class Kernel:
         indexes = {link.index: link.name for link in all_links.values()}
         everything, ours = addresses.dump_addresses(netlink, all_links, settings.route_protocol)
         devices = {name: vxlans[name] for name in names & vxlans.keys() if self._is_ours(vxlans[name])}
-        fdb, neighbours = self._dump_neighbours(devices, all_links)
-        nexthops, foreign_nexthops = self._dump_nexthops(indexes)
-        routes, foreign_routes = self._dump_routes(indexes)
+        own = {name: all_links[name].index for name in devices}
+        fdb, neighbours = self._dump_fdb(own), self._dump_neighbours(own)
+        nexthops, foreign_nexthops = self._dump_nexthops(indexes, own)
+        routes, foreign_routes = self._dump_routes(indexes, own)
         table = self._table.observe()
         marked = Marked(
             devices=keyed(devices.values()),
@@ -104,42 +108,72 @@ class Kernel:
         family = 4 if device.name == self._settings.device_of(4) else 6
         return device.is_marked or numbers == (self._settings.vni_of(family), self._settings.port, False, MAC_PREFIX)
 
-    def _dump_neighbours(
-        self, devices: Mapping[str, Device], all_links: Mapping[str, Link]
-    ) -> tuple[dict[object, FdbEntry], dict[object, Neighbour]]:
-        fdb: dict[object, FdbEntry] = {}
-        neighbours: dict[object, Neighbour] = {}
-        for name in devices:
-            index = all_links[name].index
-            payloads = self._dump(messages.RTM_GETNEIGH, messages.dump_fdb(index))
-            fdb.update((entry.key, entry) for entry in messages.fdb_entries(payloads, name, index))
-            for family in _ADDRESS_FAMILIES:
-                payloads = self._dump(messages.RTM_GETNEIGH, messages.dump_neighbours(family, index))
-                neighbours.update((found.key, found) for found in messages.neighbours(payloads, name, index))
-        return fdb, neighbours
+    def _dump_fdb(self, own: Mapping[str, int]) -> Mapping[object, FdbEntry]:
+        dumps = {name: self._dump(messages.RTM_GETNEIGH, messages.dump_fdb(index)) for name, index in own.items()}
 
-    def _dump_nexthops(self, names: Mapping[int, str]) -> tuple[dict[object, Nexthop], frozenset[int]]:
-        ours: dict[object, Nexthop] = {}
-        foreign = set()
+        def parse() -> tuple[Mapping[object, FdbEntry], None]:
+            entries = (messages.fdb_entries(found, name, own[name]) for name, found in dumps.items())
+            return keyed(chain.from_iterable(entries)), None
+
+        steady = chain.from_iterable(map(messages.without_ages, dumps.values()))
+        return self._memory.recall("fdb", fingerprint(steady, own), parse)[0]
+
+    def _dump_neighbours(self, own: Mapping[str, int]) -> Mapping[object, Neighbour]:
+        dumps = {
+            (name, family): self._dump(messages.RTM_GETNEIGH, messages.dump_neighbours(family, index))
+            for name, index in own.items()
+            for family in _ADDRESS_FAMILIES
+        }
+
+        def parse() -> tuple[Mapping[object, Neighbour], None]:
+            entries = (messages.neighbours(found, name, own[name]) for (name, _), found in dumps.items())
+            return keyed(chain.from_iterable(entries)), None
+
+        steady = chain.from_iterable(map(messages.without_ages, dumps.values()))
+        return self._memory.recall("neighbours", fingerprint(steady, own), parse)[0]
+
+    def _dump_nexthops(
+        self, names: Mapping[int, str], own: Mapping[str, int]
+    ) -> tuple[Mapping[object, Nexthop], frozenset[int]]:
         payloads = self._dump(messages.RTM_GETNEXTHOP, messages.DUMP_NEXTHOPS) if self.has_nexthops else []
-        for protocol, nexthop in messages.nexthops(payloads, names):
-            if protocol == self._mark.protocol and nexthop.id >= FIRST_NEXTHOP:
-                ours[nexthop.id] = nexthop
-            else:
-                foreign.add(nexthop.id)
-        return ours, frozenset(foreign)
 
-    def _dump_routes(self, names: Mapping[int, str]) -> tuple[dict[object, Route], frozenset[object]]:
-        ours: dict[object, Route] = {}
-        foreign = set()
-        for family in _ADDRESS_FAMILIES:
-            payloads = self._dump(messages.RTM_GETROUTE, messages.dump_routes(family, self._mark.table))
-            for is_ours, route in messages.routes(payloads, self._mark, names):
-                if is_ours:
-                    ours[route.key] = route
-                else:
-                    foreign.add(route.key)
-        return ours, frozenset(foreign)
+        def parse() -> tuple[Mapping[object, Nexthop], frozenset[int]]:
+            found = list(messages.nexthops(payloads, names))
+            ours = [
+                value for protocol, value in found if protocol == self._mark.protocol and value.id >= FIRST_NEXTHOP
+            ]
+            kept = keyed(ours)
+            return kept, frozenset(value.id for _, value in found if value.id not in kept)
+
+        return self._memory.recall("nexthops", fingerprint(payloads, own), parse)
+
+    def _dump_routes(
+        self, names: Mapping[int, str], own: Mapping[str, int]
+    ) -> tuple[Mapping[object, Route], frozenset[object]]:
+        payloads = [
+            payload
+            for family in _ADDRESS_FAMILIES
+            for payload in self._dump(messages.RTM_GETROUTE, messages.dump_routes(family, self._mark.table))
+        ]
+
+        def parse() -> tuple[Mapping[object, Route], frozenset[object]]:
+            found = list(messages.routes(payloads, self._mark, names))
+            foreign = frozenset(route.key for is_ours, route in found if not is_ours)
+            return keyed(route for is_ours, route in found if is_ours), foreign
+
+        return self._memory.recall("routes", fingerprint(messages.without_cache(payloads), own), parse)
+
+    def confirm(self, wanted: Marked, changes: Changes) -> None:
+        """The last look found everything of ``wanted`` but ``changes`` as it should be."""
+        deltas = dict(changes.deltas())
+        self._memory.confirm({kind: getattr(wanted, kind) for kind in _BULK if not deltas[kind]})
+        if wanted.nft is not None and changes.nft is None:
+            self._table.confirm(wanted.nft.elements)
+
+    def forget(self) -> None:
+        """What was confirmed is being changed: look at everything again."""
+        self._memory.forget()
+        self._table.forget()
 
     def _probe_nexthops(self) -> bool:
         """Whether the kernel knows nexthop objects: by asking it, since distributions carry features back."""
@@ -164,6 +198,7 @@ class Kernel:
 
     def apply(self, changes: Changes) -> Report:
         """Write a difference. Failures are reported, not raised, except lost replies (``RepliesLost``)."""
+        self.forget()
         return _Writer(self._mark, self._netlink, self._table).apply(changes)
 
 

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Final
 
 from clustermeshd.kernel.layout import records
+from clustermeshd.kernel.memory import Memory, fingerprint
 from clustermeshd.kernel.netlink import NESTED, Netlink, NetlinkError, Request, attribute, attributes
 from clustermeshd.kernel.nftdump import HEADER, INET, SUBSYSTEM, TABLE
 from clustermeshd.kernel.state import Element
@@ -31,15 +32,20 @@ class Sets:
 
     def __init__(self, netlink: Netlink, table: str) -> None:
         self._netlink, self._table = netlink, table.encode() + b"\0"
+        self.memory = Memory()
 
-    def read(self, name: str, *, is_interval: bool) -> frozenset[Element]:
+    def read(self, name: str, *, is_interval: bool) -> Set[Element]:
         """All elements of a set."""
         payloads = self._netlink.dump(_GET, self._header(name))
         data = b"".join(attributes(payload, 4).get(_ELEMENTS, b"") for payload in payloads)
-        found = records(data, _PATHS)
-        if not is_interval:
-            return frozenset(key for key, _ in found if key is not None)
-        return frozenset(_paired(sorted((key, flags != _INTERVAL_END) for key, flags in found if key is not None)))
+
+        def parse() -> tuple[Set[Element], None]:
+            found = [(key, flags) for key, flags in records(data, _PATHS) if key is not None]
+            if not is_interval:
+                return frozenset(key for key, _ in found), None
+            return frozenset(_paired(sorted((key, flags != _INTERVAL_END) for key, flags in found))), None
+
+        return self.memory.recall(name, fingerprint([data]), parse)[0]
 
     def change(
         self,

@@ -9,7 +9,8 @@ attribute by attribute, so the result never depends on the guess.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Final, NamedTuple, TypeAlias
 
 from clustermeshd.kernel.netlink import attributes
@@ -48,6 +49,19 @@ class Reader:
         for alike in by_length.values():
             found += self._alike(alike) or map(self._one, alike)
         return found
+
+    def steady(self, messages: Sequence[bytes]) -> Iterable[bytes]:
+        """The same messages without what is ignored, as pieces: to tell whether anything has changed."""
+        by_length: dict[int, list[bytes]] = {}
+        for message in messages:
+            by_length.setdefault(len(message), []).append(message)
+        for alike in by_length.values():
+            ignored = [_find(alike[0], self._header, len(alike[0]), path) for path in self._ignored]
+            layout = _layout(alike[0], [], [span for span in ignored if span])
+            if layout is None:
+                yield from alike
+            else:
+                yield from chain.from_iterable(layout.struct.iter_unpack(b"".join(alike)))
 
     def _one(self, message: bytes) -> Values:
         places = self._places(message)

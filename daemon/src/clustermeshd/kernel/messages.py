@@ -12,7 +12,7 @@ from __future__ import annotations
 import socket
 import struct
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -140,9 +140,17 @@ def dump_fdb(index: int) -> bytes:
     return dump_neighbours(_AF_BRIDGE, index)
 
 
+_NEIGHBOURS: Final = Reader(12, [(_NDA_DST,), (_NDA_LLADDR,)], spans=[(4, 6)], ignored=_AGES)
+
+
+def without_ages(payloads: Sequence[bytes]) -> Iterable[bytes]:
+    """What neighbours and FDB entries say, without when they were used."""
+    return _NEIGHBOURS.steady(payloads)
+
+
 def neighbours(payloads: Sequence[bytes], device: str, index: int) -> Iterator[Neighbour]:
     """Permanent unicast neighbours of that device, without what the kernel learned or made itself."""
-    found = Reader(12, [(_NDA_DST,), (_NDA_LLADDR,)], spans=[(4, 6)], ignored=_AGES).read(payloads)
+    found = _NEIGHBOURS.read(payloads)
     for where, address, mac in found:
         found_index, state = _INDEX_STATE.unpack(where or b"")
         if found_index == index and state & NUD_PERMANENT and address and mac and len(mac) == _MAC_BYTES:
@@ -151,9 +159,9 @@ def neighbours(payloads: Sequence[bytes], device: str, index: int) -> Iterator[N
 
 def fdb_entries(payloads: Sequence[bytes], device: str, index: int) -> Iterator[FdbEntry]:
     """FDB entries of that device that say where a MAC lives."""
-    found = Reader(12, [(_NDA_DST,), (_NDA_LLADDR,)], spans=[(4, 4)], ignored=_AGES).read(payloads)
+    found = _NEIGHBOURS.read(payloads)
     for where, destination, mac in found:
-        if _number(where) == index and destination and mac and len(mac) == _MAC_BYTES:
+        if _INDEX_STATE.unpack(where or b"")[0] == index and destination and mac and len(mac) == _MAC_BYTES:
             yield FdbEntry(device, mac, destination)
 
 
@@ -208,9 +216,17 @@ def dump_routes(family: int, table: int) -> bytes:
     return _RTMSG.pack(family, 0, 0, 0, _RT_TABLE_UNSPEC, 0, 0, 0, 0) + attribute(_RTA_TABLE, _U32.pack(table))
 
 
+_ROUTES: Final = Reader(12, _ROUTE_PATHS, spans=[(0, 12)], ignored=[(_RTA_CACHEINFO,)])
+
+
+def without_cache(payloads: Sequence[bytes]) -> Iterable[bytes]:
+    """What routes say, without how often they were used."""
+    return _ROUTES.steady(payloads)
+
+
 def routes(payloads: Sequence[bytes], mark: RouteMark, names: Mapping[int, str]) -> Iterator[tuple[bool, Route]]:
     """Whether it is ours, and the route, of dumped objects of our table; the kernel's own entries are left out."""
-    found = Reader(12, _ROUTE_PATHS, spans=[(0, 12)], ignored=[(_RTA_CACHEINFO,)]).read(payloads)
+    found = _ROUTES.read(payloads)
     table = _U32.pack(mark.table)
     for header, where, prefix, nexthop, source, mtu, priority, gateway, oif in found:
         family, length, _, _, _, protocol, _, _, flags = _RTMSG.unpack(header or b"")

@@ -107,6 +107,13 @@ class Table:
             elements={name: self._sets.read(name, is_interval=kind.is_interval) for name, kind in ours.items()},
         )
 
+    def confirm(self, wanted: Mapping[str, Set[Element]]) -> None:
+        """The last look found these elements."""
+        self._sets.memory.confirm(wanted)
+
+    def forget(self) -> None:
+        self._sets.memory.forget()
+
     def change(self, change: NftChange) -> None:
         """Carry out a change. A table that replaces another does so in one transaction.
 

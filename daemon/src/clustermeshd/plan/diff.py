@@ -14,13 +14,16 @@ def diff(desired: Marked, actual: Marked) -> Changes:
     """What must be written and removed to turn ``actual`` into ``desired``; empty where they are equal."""
     lost = _devices(desired, actual, lambda wanted, found: wanted.needs_rebuild(found))
     renewed = _devices(desired, actual, lambda wanted, found: wanted.mac != found.mac)  # the kernel drops neighbours
+    dropped = lost | renewed
     return Changes(
         devices=_delta(desired.devices, actual.devices),
         addresses=_delta(desired.addresses, actual.addresses),
-        nexthops=_delta(desired.nexthops, actual.nexthops, lambda value: value.device in lost),
-        fdb=_delta(desired.fdb, actual.fdb, lambda value: value.device in lost),
-        neighbours=_delta(desired.neighbours, actual.neighbours, lambda value: value.device in lost | renewed),
-        routes=_delta(desired.routes, actual.routes, _routes_lost(actual, lost)),
+        nexthops=_delta(desired.nexthops, actual.nexthops, (lambda value: value.device in lost) if lost else None),
+        fdb=_delta(desired.fdb, actual.fdb, (lambda value: value.device in lost) if lost else None),
+        neighbours=_delta(
+            desired.neighbours, actual.neighbours, (lambda value: value.device in dropped) if dropped else None
+        ),
+        routes=_delta(desired.routes, actual.routes, _routes_lost(actual, lost) if lost else None),
         rules=_delta(desired.rules, actual.rules),
         nft=_nft(desired.nft, actual.nft),
     )
@@ -29,13 +32,13 @@ def diff(desired: Marked, actual: Marked) -> Changes:
 def _delta(
     desired: Mapping[object, ValueT],
     actual: Mapping[object, ValueT],
-    is_lost: Callable[[ValueT], bool] = lambda _: False,
+    is_lost: Callable[[ValueT], bool] | None = None,
 ) -> Delta[ValueT]:
     """Values to put and to delete; a value that ``is_lost`` counts as not there, because its device is made anew."""
+    if desired is actual and is_lost is None:
+        return Delta()
     get = actual.get
-    put = tuple(
-        value for key, value in desired.items() if (found := get(key)) is None or found != value or is_lost(found)
-    )
+    put = tuple(value for key, value in desired.items() if get(key) != value or (is_lost and is_lost(value)))
     delete = tuple(value for key, value in actual.items() if key not in desired)
     return Delta(put, delete)
 
@@ -60,6 +63,8 @@ def _nft(desired: NftTable | None, actual: NftTable | None) -> NftChange | None:
     add, remove = {}, {}
     for name, elements in desired.elements.items():
         present = actual.elements.get(name, frozenset())
+        if present is elements:
+            continue
         if missing := elements - present:
             add[name] = sorted(missing)
         if surplus := present - elements:

@@ -1,0 +1,99 @@
+"""The engine of the agent: a kernel found as wanted is read by its bytes alone, and a change of any kind is seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+from clustermeshd.agent.engine import Engine, Inputs
+from clustermeshd.kube.objects import RemoteNode
+from clustermeshd.plan.overlay import Change
+from kernel_topology import Topology
+from kernel_traffic import Echo, ask
+
+DAMAGE = [
+    ("ip", "route", "del", "10.92.1.0/24", "table", "4097"),
+    ("ip", "route", "add", "10.93.0.0/24", "dev", "clustermesh0", "table", "4097", "proto", "77"),
+    ("ip", "-6", "route", "del", "fd92:1::/64", "table", "4097"),
+    ("ip", "neigh", "del", "10.92.1.0", "dev", "clustermesh0"),
+    ("ip", "neigh", "replace", "10.92.1.0", "lladdr", "0e:00:00:00:00:09", "nud", "permanent", "dev", "clustermesh0"),
+    ("ip", "nexthop", "flush"),
+    ("bridge", "fdb", "append", "0e:00:00:00:00:09", "dst", "10.90.1.1", "dev", "clustermesh0"),
+    ("ip", "link", "del", "clustermesh0"),
+    ("ip", "link", "set", "clustermesh0v6", "down"),
+    ("ip", "rule", "del", "pref", "98"),
+    ("ip", "addr", "del", "10.91.1.0/32", "dev", "lo"),
+    ("nft", "flush", "set", "inet", "clustermesh", "remote_pods4"),
+    ("nft", "add", "element", "inet", "clustermesh", "nodes4", "{ 1.2.3.4 }"),
+    ("nft", "add", "element", "inet", "clustermesh", "peers44_24", "{ 1.2.3.4 . 5 }"),
+    ("nft", "flush", "chain", "inet", "clustermesh", "inner"),
+    ("nft", "add", "set", "inet", "clustermesh", "peers44_9", "{ typeof ip saddr . @th,336,32; }"),
+    ("nft", "delete", "table", "inet", "clustermesh"),
+]
+
+
+@pytest.fixture
+def engine(nodes: Topology) -> Iterator[Engine]:
+    made = nodes.a.space.call(lambda: Engine(nodes.a.settings))
+    nodes.b.reconcile()
+    yield made
+    made.close()
+
+
+def inputs(nodes: Topology, version: int = 1, *more: RemoteNode) -> Inputs:
+    return Inputs(nodes.a.local, (*nodes.a.remotes, *more), version)
+
+
+def test_any_damage_to_a_kernel_that_was_as_wanted_is_seen_and_repaired(nodes: Topology, engine: Engine) -> None:
+    def whole() -> tuple:
+        return nodes.a.space.call(lambda: engine.whole(inputs(nodes))).written
+
+    assert whole()
+    before = nodes.a.space.dump()
+    for damage in DAMAGE:
+        assert not whole(), damage
+        assert not whole(), damage  # now from memory
+        nodes.a.space.run(*damage)
+        assert whole(), damage
+        after = nodes.a.space.dump()
+        assert {kind: text for kind, text in after.items() if kind in ("rules4", "rules6", "neighbours")} == {
+            kind: text for kind, text in before.items() if kind in ("rules4", "rules6", "neighbours")
+        }
+    with Echo(nodes.pod_b, "10.92.1.5"):
+        assert ask(nodes.pod_a, "10.92.1.5") == "10.91.1.5"
+
+
+def like(remote: RemoteNode, number: int) -> RemoteNode:
+    """Another node of the same cluster."""
+    spec = msgspec.structs.replace(
+        remote.spec,
+        node_name=f"node{number}",
+        addresses=(f"10.90.9.{number}", f"fd90:9::{number}"),
+        pod_cidrs=(f"10.92.{number}.0/24", f"fd92:{number}::/64"),
+        tunnel_addresses=(),
+        vtep_mac=f"0e:00:00:00:01:{number:02x}",
+    )
+    metadata = msgspec.structs.replace(remote.metadata, name=f"cluster-2.node{number}")
+    return msgspec.structs.replace(remote, metadata=metadata, spec=spec)
+
+
+def test_a_quick_change_is_in_force_at_once_and_a_whole_round_finds_nothing_more(
+    nodes: Topology, engine: Engine
+) -> None:
+    (remote,) = nodes.a.remotes
+    second, moved = like(remote, 7), msgspec.structs.replace(like(remote, 7), spec=like(remote, 8).spec)
+
+    def call(function: object, *arguments: object) -> object:
+        return nodes.a.space.call(lambda: function(*arguments))
+
+    call(engine.whole, inputs(nodes))
+    held: tuple[RemoteNode, ...] = ()
+    for version, (old, new) in enumerate(((None, second), (second, moved), (moved, None)), 2):
+        outcome = call(engine.quick, [Change(old, new)])
+        assert outcome is not None
+        assert not outcome.failures
+        held = (new,) if new else ()
+        routes = {route["dst"] for route in nodes.a.space.ip_json("route", "show", "table", "4097")}
+        assert routes == {"10.92.1.0/24", *(node.spec.pod_cidrs[0] for node in held)}
+        assert not call(engine.whole, inputs(nodes, version, *held)).written
