@@ -46,6 +46,7 @@ class Driver:
     def __init__(self, node: MeshNode) -> None:
         self.node = node
         self.engine: Engine = node.space.call(lambda: Engine(node.settings))
+        self._inputs = Inputs(node.local, (), 0)
 
     def close(self) -> None:
         self.engine.close()
@@ -60,7 +61,11 @@ class Driver:
         return self.engine.kernel
 
     def inputs(self, remotes: Sequence[RemoteNode]) -> Inputs:
-        return Inputs(self.node.local, tuple(remotes), 1)
+        """As they come from the API server: another version whenever anything is different."""
+        given = Inputs(self.node.local, tuple(remotes), self._inputs.version)
+        if given != self._inputs:
+            self._inputs = Inputs(given.local, given.remotes, given.version + 1)
+        return self._inputs
 
     def round(self, remotes: Sequence[RemoteNode]) -> Outcome | Exception:
         """One round as the agent makes it: what it would log and retry is returned."""

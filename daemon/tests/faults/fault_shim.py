@@ -57,14 +57,14 @@ class Faults:
         return True
 
     def _wrap(self, nft: Nft) -> None:
-        original = nft._run
+        original = nft.run
 
-        def run(commands: str, flags: int) -> str:
+        def run(commands: str) -> None:
             if self.is_next() and self.fault.how in ("refuse", "send"):
                 raise NftError(f"Error: {errno.errorcode[self.fault.code]}")
-            return original(commands, flags)
+            original(commands)
 
-        nft._run = run
+        nft.run = run
 
 
 class _Socket:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import socket
 import struct
+from ipaddress import ip_address
 
 import pytest
 from clustermeshd.model.addresses import vtep_mac
 from kernel_topology import Namespace, Topology
-from kernel_traffic import Capture, Inbox, send_udp, tunnel_packet
+from kernel_traffic import Capture, Inbox, family_of, send_udp, tunnel_packet
 
 pytestmark = pytest.mark.faults
 families = pytest.mark.parametrize("family", [4, 6])
@@ -116,3 +118,16 @@ def test_F37_tunnel_packet_in_fragments_is_judged_as_a_whole(mesh: Topology, fam
             send_udp(mesh.a.space, NODE_B[family], 4790, payload)
             assert inbox.take(1 if is_honest else 0.2) == ((text, source) if is_honest else None)
     assert dropped(mesh.b.space) == 1
+
+
+@pytest.mark.parametrize("where", ["10.90.2.255", "255.255.255.255", "224.0.0.1", "ff02::1"])
+def test_F37_neighbour_cannot_reach_the_tunnel_by_broadcast_or_multicast(mesh: Topology, where: str) -> None:
+    """Such packets are delivered to the tunnel's socket too, from whomever they come."""
+    family = ip_address(where).version
+    with Inbox(mesh.pod_b, POD_B[family]) as inbox:
+        with mesh.router.call(lambda: socket.socket(family_of(where), socket.SOCK_DGRAM)) as sender:
+            sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            sender.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"to2")
+            sender.sendto(packet(family, POD_A[family]), (where, 4790))
+        assert inbox.take(0.3) is None
+        assert dropped(mesh.b.space) == 1

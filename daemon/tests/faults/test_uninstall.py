@@ -73,7 +73,7 @@ def test_F18_uninstall_after_a_kill_at_any_call_of_install_and_uninstall(nodes: 
 
 
 def test_F18_uninstall_of_what_is_half_installed_leaves_nothing(nodes: Topology) -> None:
-    kill_each(nodes, stride=19)
+    kill_each(nodes, stride=41)
 
 
 def test_F18_uninstall_after_the_underlay_changed_leaves_nothing(nodes: Topology, drive: Drive) -> None:
