@@ -1,4 +1,4 @@
-"""F16, F21 and F23: a real agent is killed, flooded, damaged behind its back."""
+"""F16, F21, F23 and F31: a real agent is killed, flooded, damaged behind its back, and loses its disk."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import asyncio
 import inspect
 import random
 import signal
+import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from agent_process import Agent, until
@@ -132,3 +134,25 @@ def test_F23_damage_of_which_no_event_told_is_repaired_by_the_next_resync(mesh: 
     assert wanted.marked == actual.marked
     default = inspect.signature(Reconciler).parameters["resync_s"].default
     assert default <= 60
+
+
+@pytest.mark.slow
+def test_F31_disk_that_becomes_read_only_under_a_running_agent_changes_nothing(site: Site, agent: Agent) -> None:
+    """It keeps no state in files; what it reads from one, it has read."""
+    read_only = """for at in / /tmp /run /dev/shm /var/tmp; do
+        if mountpoint -q $at; then mount -o remount,bind,ro $at; fi
+        done; touch /tmp/written /written 2> /dev/null || echo read-only"""
+    own = Path(f"/proc/{agent.process.pid}/ns/mnt").readlink()
+    assert own != Path("/proc/self/ns/mnt").readlink(), "it shares its mounts with us"
+    command = ["nsenter", "--target", str(agent.process.pid), "--mount", "sh", "-c", read_only]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "read-only\n"
+    site.write_remote(phantom(2))
+    until(lambda: site.routes() == 6, 5, lambda: agent.log)
+    site.relay.cut()
+    site.nodes.a.space.ip("link", "del", "clustermesh0")
+    until(lambda: site.routes() == 6, 2, lambda: agent.log)
+    site.relay.join()
+    site.delete_remote(phantom(2))
+    until(lambda: site.routes() == 4, 30, lambda: agent.log)
+    assert "Traceback" not in agent.log
+    assert agent.stop() == 0
