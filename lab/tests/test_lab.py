@@ -341,3 +341,24 @@ def test_a_cluster_without_a_pod_network_waits_for_one(tmp_path):
         assert sorted(f.stem for f in node.logs.glob("*.log")) == ["containerd", "kubelet"]
     finally:
         lab.down()
+
+
+def test_calico_routes_between_nodes_without_an_overlay_and_with_blocks_of_its_own_choice():
+    options = {"encapsulation": "None", "ipam": "calico"}
+    solo = {"nodes": 2, "cni": "calico", "calico": options, "dns": False}
+    lab = Lab.up(Topology.parse({"clusters": {"solo": solo}}), name=f"{NAME}-g")
+    try:
+        cluster = lab.clusters["solo"]
+        for node in cluster.nodes:
+            text = PODS.format(name=f"web-{node}", node=node, image=images.agnhost_image())
+            cluster.kubectl("apply", "-f", "-", stdin=text)
+        cluster.kubectl("wait", "pods", "--all", "--for=condition=Ready", "--timeout=60s")
+        address = pod_ip(cluster, "web-n2")
+        answer = curl(cluster, "web-n1", f"http://{address}:8080/clientip")
+        assert answer.rpartition(":")[0] == pod_ip(cluster, "web-n1")
+        way = cluster.nodes["n1"].exec(["ip", "route", "get", address]).stdout
+        assert f"via {cluster.nodes['n2'].address} dev eth0" in way
+        (pool,) = json.loads(cluster.kubectl("get", "ippools.crd.projectcalico.org", "-o", "json"))["items"]
+        assert (pool["spec"]["cidr"], pool["spec"]["natOutgoing"]) == (cluster.pod_cidrs[0], True)
+    finally:
+        lab.down()
