@@ -29,6 +29,7 @@ T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 _SETTLE_S = 0.005  # what calls for a whole round comes in bursts: wait this long for the rest of one
 _LONGEST_REST_S = 0.5  # rest as long as a round took, at most: a fight over an object costs half a core
+_SWEEP_SPACING_S = 2.0  # between two looks at all connections
 _LINES = 20  # troubles of one round that are logged one by one
 _LONGEST_RETRY_S = 60.0
 
@@ -80,6 +81,9 @@ class Reconciler:
         self._is_whole_due = True
         self._woken_at: float | None = None
         self._whole_at = 0.0  # when the clock asks for the next whole round
+        self._swept_at = 0.0
+        self._sweep_s = 0.0  # what the last sweep took
+        self._sweep_failed = False
         self._version: int | None = None
         self._retries = 0
         self._last_round_s = 0.0
@@ -158,6 +162,9 @@ class Reconciler:
     async def _round(self) -> None:
         """See to what is due, whatever happens."""
         self._wake.clear()
+        if self._woken_at is None and not self._is_whole_due and self._sweep_due_in() == 0:
+            await self._sweep()
+            return
         woken_at, self._woken_at = self._woken_at, None
         is_whole_due = self._is_whole_due or time.monotonic() >= self._whole_at
         self._is_whole_due = False
@@ -176,6 +183,22 @@ class Reconciler:
         if woken_at is not None:
             self._metrics.event_to_kernel.observe(time.monotonic() - woken_at)
 
+    def _sweep_due_in(self) -> float | None:
+        """Seconds until stale connections may be looked for; None where there is no reason to."""
+        if not self._thread.engine.has_new_remotes:
+            return None
+        spacing_s = max(_SWEEP_SPACING_S, 10 * self._sweep_s)
+        return max(0.0, self._swept_at + spacing_s - time.monotonic())
+
+    async def _sweep(self) -> None:
+        self._swept_at = time.monotonic()
+        try:
+            await self._thread.call(self._thread.engine.sweep)
+        except (MeshError, NetlinkError, OSError) as error:
+            _LOG.log(logging.DEBUG if self._sweep_failed else logging.WARNING, "stale connections stay: %s", error)
+            self._sweep_failed = True
+        self._sweep_s = time.monotonic() - self._swept_at
+
     def _schedule(self, *, failed: bool) -> None:
         self._retries = self._retries + 1 if failed else 0
         delay_s = min(2.0 ** (self._retries - 1), _LONGEST_RETRY_S) if failed else self._resync_s
@@ -186,6 +209,10 @@ class Reconciler:
         started = time.monotonic()
         while (left := self._whole_at - time.monotonic()) > 0 and not self._wake.is_set():
             self._on_beat()
+            sweep_s = None if self._is_whole_due else self._sweep_due_in()
+            if sweep_s == 0:
+                return
+            left = min(left, sweep_s or left)
             try:
                 await asyncio.wait_for(self._wake.wait(), min(left, self._beat_s))
             except TimeoutError:

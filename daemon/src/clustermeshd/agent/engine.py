@@ -12,7 +12,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from clustermeshd.kernel.conntrack import Conntrack, Scope
 from clustermeshd.kernel.dataplane import Kernel
+from clustermeshd.kernel.nftsets import halves, pods_set
 from clustermeshd.kernel.state import Changes, Failure, KernelState
 from clustermeshd.kube.objects import RemoteNode
 from clustermeshd.model.settings import Dataplane
@@ -53,8 +55,12 @@ class Engine:
         self.kernel = Kernel(settings)
         self._overlay = Overlay(settings)
         self._planned: tuple[object, Desired] | None = None  # what the plan was made from, and the plan
+        self._conntrack = Conntrack()
+        self._wanted: Desired | None = None
+        self.has_new_remotes = False  # since the last sweep, our NAT rules learned of a destination
 
     def close(self) -> None:
+        self._conntrack.close()
         self.kernel.close()
 
     def compare(self, inputs: Inputs) -> tuple[Desired, KernelState, Changes]:
@@ -85,7 +91,7 @@ class Engine:
             wanted, state, changes = self.compare(inputs)
             if not changes:
                 break
-            failures = self.kernel.apply(changes).failures
+            failures = self._apply(wanted, changes)
             written.append(changes)
             log_changes(changes, is_repair=is_repair and attempt == 0)
             if failures:
@@ -106,9 +112,32 @@ class Engine:
         wanted, changes = made
         if not changes:
             return Outcome(summary(wanted, wanted.marked))
-        failures = self.kernel.apply(changes).failures
+        failures = self._apply(wanted, changes)
         log_changes(changes, is_repair=False)
         return Outcome(summary(wanted, wanted.marked), (changes,), failures)
+
+    def sweep(self) -> int:
+        """Forget connections that were begun before our NAT rules knew their destination; how many there were."""
+        self.has_new_remotes = False
+        if self._wanted is None or self._wanted.marked.nft is None:
+            return 0
+        elements = self._wanted.marked.nft.elements
+        sources = {base.family: base.source for base in self._wanted.bases.values()}
+        count = 0
+        for family in (4, 6):
+            local, remote = (elements[pods_set(side, family)] for side in ("local", "remote"))
+            count += self._conntrack.forget(Scope(halves(local), halves(remote), sources.get(family)))
+        if count:
+            _LOG.info("forgot %d connections that were begun before the mesh knew where they lead", count)
+        return count
+
+    def _apply(self, wanted: Desired, changes: Changes) -> tuple[Failure, ...]:
+        self._wanted = wanted
+        change = changes.nft
+        if change is not None and change.table is not None:
+            is_whole = change.is_new or change.rebuild or change.write_rules
+            self.has_new_remotes |= is_whole or any(pods_set("remote", family) in change.add for family in (4, 6))
+        return self.kernel.apply(changes).failures
 
 
 @contextmanager
