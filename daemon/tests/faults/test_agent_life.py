@@ -19,7 +19,9 @@ from clustermeshd.agent.metrics import Metrics
 from clustermeshd.plan.overlay import Change
 from fault_mesh import Stream, phantom
 from kernel_topology import MeshNode, Namespace, Topology
+from kernel_traffic import Inbox
 from test_reconcile import DAMAGE, add_strangers
+from test_stale_flows import Flow
 
 pytestmark = pytest.mark.faults
 _SOL_NETLINK, _DROP_MEMBERSHIP = 270, 2
@@ -177,3 +179,20 @@ def test_F31_disk_that_becomes_read_only_under_a_running_agent_changes_nothing(s
     until(lambda: site.routes() == 4, 30, lambda: agent.log)
     assert "Traceback" not in agent.log
     assert agent.stop() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("address", ["10.92.1.5", "fd92:1::5"])
+def test_F35_flow_of_the_node_that_began_before_the_mesh_works_within_five_seconds(site: Site, address: str) -> None:
+    agent = site.start()
+    agent.until_notified("READY=1")
+    expected = "10.91.1.0" if "." in address else "fd91:1::"
+    with Flow(site.nodes.a.space, address) as flow, Inbox(site.nodes.pod_b, address) as inbox:
+        flow.send()
+        site.write_remote(site.nodes.b.as_remote())
+
+        def arrives() -> bool:
+            flow.send()
+            return inbox.take(0.05) == (b"same flow", expected)
+
+        until(arrives, 5, lambda: agent.log)
