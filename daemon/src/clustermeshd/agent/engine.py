@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from clustermeshd.kernel.conntrack import Conntrack, Scope
 from clustermeshd.kernel.dataplane import Kernel
@@ -35,6 +35,7 @@ class Inputs:
     local: LocalNode
     remotes: tuple[RemoteNode, ...]
     version: int
+    mtus: Mapping[tuple[str, str, int], int] = field(default_factory=dict)  # see Overlay.plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class Outcome:
     written: tuple[Changes, ...] = ()
     failures: tuple[Failure, ...] = ()
     watched: frozenset[int] = frozenset()  # indexes of our devices and those below; whole rounds only
+    mtus: Mapping[tuple[str, int], int] | None = None  # by overlay routing mode and inner family; whole rounds only
 
 
 class Engine:
@@ -73,10 +75,10 @@ class Engine:
 
     def _plan(self, inputs: Inputs, state: KernelState) -> Desired:
         """The whole plan; the one that is there where nothing that it was made from has changed."""
-        basis = (inputs.version, inputs.local, state.around, state.marked.devices, state.marked.addresses)
+        basis = (inputs.version, inputs.mtus, inputs.local, state.around, state.marked.devices, state.marked.addresses)
         if self._planned is None or self._planned[0] != basis:
             self._planned = None
-            self._planned = (basis, self._overlay.plan(inputs.local, inputs.remotes, state))
+            self._planned = (basis, self._overlay.plan(inputs.local, inputs.remotes, state, inputs.mtus))
         return self._planned[1]
 
     def whole(self, inputs: Inputs, *, is_repair: bool = False) -> Outcome:
@@ -100,7 +102,8 @@ class Engine:
         involved = {name for device in state.marked.devices.values() for name in (device.name, device.lower)}
         links = state.around.links
         watched = frozenset(links[name].index for name in involved if name in links)
-        return Outcome(summary(wanted, state.marked), tuple(written), failures, watched)
+        mtus = _mtus(inputs.local, wanted, state)
+        return Outcome(summary(wanted, state.marked), tuple(written), failures, watched, mtus)
 
     def quick(self, changed: Sequence[Change]) -> Outcome | None:
         """Carry changed remote nodes over; None where a whole round must follow, which nothing may precede."""
@@ -138,6 +141,17 @@ class Engine:
             is_whole = change.is_new or change.rebuild or change.write_rules
             self.has_new_remotes |= is_whole or any(pods_set("remote", family) in change.add for family in (4, 6))
         return self.kernel.apply(changes).failures
+
+
+def _mtus(local: LocalNode, wanted: Desired, state: KernelState) -> dict[tuple[str, int], int]:
+    """Size of a full packet in the overlay, and outside of it on the interface of the node's address."""
+    mtus = {("Enabled", base.family): base.device.mtu for base in wanted.bases.values()}
+    internal = {address.packed for address in local.addresses}
+    links = {entry.link for entry in state.around.addresses if entry.address in internal} & state.around.links.keys()
+    if links:
+        outside = min(state.around.links[name].mtu for name in links)
+        mtus |= {("Disabled", family): outside for family in (4, 6)}
+    return mtus
 
 
 @contextmanager

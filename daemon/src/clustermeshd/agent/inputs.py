@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from clustermeshd.agent.engine import Inputs
 from clustermeshd.kube import informer, objects, resources
 from clustermeshd.kube.client import Client
 from clustermeshd.kube.informer import Informer
+from clustermeshd.model.addresses import parse_address
 from clustermeshd.model.errors import MeshError
 from clustermeshd.plan.overlay import Change
 from clustermeshd.plan.overlay_local import local_node
+from clustermeshd.plan.paths import Target
 
 _LOG = logging.getLogger(__name__)
 _IDENTITY_NAMESPACE = "kube-system"
@@ -28,6 +30,7 @@ class ClusterInputs:
         self._cluster_id = ""
         self._identified = asyncio.Event()
         self._version = 0
+        self._path_mtus: dict[tuple[str, str, int], int] = {}
         self._nodes: Informer[objects.Node] = Informer(
             client, resources.NODES, field_selector=f"metadata.name={node_name}", on_change=self._on_node
         )
@@ -64,7 +67,31 @@ class ClusterInputs:
         if not self.has_synced or node is None:
             return None
         self._pending = {}
-        return Inputs(local_node(node, self._cluster_id), tuple(self._remotes.store.values()), self._version)
+        local = local_node(node, self._cluster_id)
+        return Inputs(local, tuple(self._remotes.store.values()), self._version, self._path_mtus)
+
+    def targets(self, mtus: Mapping[tuple[str, int], int]) -> list[Target]:
+        """Tunnel addresses of remote nodes in families that this node has one of, where ``mtus`` knows the way."""
+        node = self.node
+        if node is None:
+            return []
+        own = {address.version: str(address) for address in local_node(node, "").tunnel_addresses}
+        found = []
+        for remote in self._remotes.store.values():
+            spec = remote.spec
+            for address in spec.tunnel_addresses:
+                family = 6 if ":" in address else 4
+                mtu = mtus.get((spec.overlay_routing_mode, family))
+                if family in own and mtu is not None and parse_address(address) is not None:
+                    mode = spec.overlay_routing_mode
+                    found.append(Target(spec.cluster_name, spec.node_name, family, address, own[family], mode, mtu))
+        return found
+
+    def see_paths(self, mtus: Mapping[tuple[str, str, int], int]) -> None:
+        """Largest packets that pass on paths that do not take full ones."""
+        if mtus != self._path_mtus:
+            self._path_mtus = dict(mtus)
+            self._touch()
 
     def changes(self) -> Sequence[Change] | None:
         """Remote nodes that changed since the last look; None where more than that did."""

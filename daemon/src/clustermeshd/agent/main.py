@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +17,7 @@ from clustermeshd.agent.engine import Outcome
 from clustermeshd.agent.inputs import ClusterInputs
 from clustermeshd.agent.metrics import Metrics
 from clustermeshd.agent.options import AgentOptions
+from clustermeshd.agent.prober import Prober
 from clustermeshd.agent.status import StatusWriter
 from clustermeshd.kube.access import from_file
 from clustermeshd.kube.client import Client
@@ -95,6 +96,7 @@ class _Process:
         self._metrics = Metrics()
         self._notifier = Notifier()
         self._is_ready = False
+        self._mtus: Mapping[tuple[str, int], int] = {}
         self._last_beat = time.monotonic()
         self._inputs_changed = time.monotonic()
 
@@ -131,11 +133,20 @@ class _Process:
 
     def _parts(self, client: Client, thread: KernelThread) -> tuple[Coroutine[None, None, None], ...]:
         inputs = ClusterInputs(client, self._options.node_name, lambda: self._on_input(reconciler))
-        writer = StatusWriter(client, self._options.node_name, lambda: inputs.node)
+        probing = self._options.probing
 
         def on_outcome(outcome: Outcome) -> None:
+            self._mtus = outcome.mtus if outcome.mtus is not None else self._mtus
             writer.offer(outcome)
             self._on_outcome(outcome)
+
+        def on_paths() -> None:
+            inputs.see_paths(prober.mtus())
+            writer.wake()
+
+        prober = Prober(probing, lambda: inputs.targets(self._mtus), metrics=self._metrics, on_change=on_paths)
+        summary = prober.summary if probing.sample else lambda: None
+        writer = StatusWriter(client, self._options.node_name, lambda: inputs.node, summary)
 
         reconciler = Reconciler(
             thread,
@@ -145,7 +156,8 @@ class _Process:
             on_beat=self._on_beat,
             beat_s=self._notifier.watchdog_interval_s or 5.0,
         )
-        return inputs.run(), writer.run(), reconciler.run()
+        parts = inputs.run(), writer.run(), reconciler.run()
+        return (*parts, prober.run()) if probing.sample else parts
 
     def _on_input(self, reconciler: Reconciler) -> None:
         self._inputs_changed = time.monotonic()

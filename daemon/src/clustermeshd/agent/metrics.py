@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from clustermeshd.kernel.state import KINDS, Changes, Failure
 from clustermeshd.plan.overlay_status import Summary
 
+_ROUND_TRIPS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _LATENCIES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -30,6 +31,16 @@ class Metrics:
             "clustermesh_agent_repairs_total", "Changes although no input had changed", registry=registry
         )
         self.problems = Gauge("clustermesh_agent_problems", "Problems now", ["reason"], registry=registry)
+        self.probes = Counter(
+            "clustermesh_agent_probes_total", "Probes of paths to remote nodes", ["result"], registry=registry
+        )
+        self.paths = Gauge("clustermesh_agent_paths", "Paths to remote nodes by state", ["state"], registry=registry)
+        self.path_rtt = Histogram(
+            "clustermesh_agent_path_rtt_seconds",
+            "Round trip to remote nodes over the path of pods",
+            buckets=_ROUND_TRIPS,
+            registry=registry,
+        )
         self.input_age = Gauge(
             "clustermesh_agent_input_age_seconds", "Seconds since the inputs last changed", registry=registry
         )

@@ -8,7 +8,7 @@ import socket
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from clustermeshd.model.settings import Dataplane, Ports
+from clustermeshd.model.settings import Dataplane, Ports, Probing
 
 _HELP = {
     "device": "name of the VXLAN device of inner IPv4; that of IPv6 ends in v6",
@@ -22,6 +22,12 @@ _HELP = {
     "underlay_interface": "interfaces whose address is the underlay's (patterns, by comma) in place of InternalIP's",
     "underlay_cidr": "prefixes of which the underlay's address is one (by comma) in place of InternalIP",
 }
+_PROBE_HELP = {
+    "port": "UDP port on the tunnel address, alike in the whole mesh",
+    "interval_s": "seconds from one round to the next",
+    "timeout_s": "seconds until a probe counts as lost",
+    "sample": "remote nodes probed in a round, all where there are no more; 0: neither probe nor answer",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +38,7 @@ class AgentOptions:
     kubeconfig: Path | None = None
     context: str | None = None
     dataplane: Dataplane = field(default_factory=Dataplane)
+    probing: Probing = field(default_factory=Probing)
     health_host: str = "127.0.0.1"
     health_port: int = Ports().agent
     log_format: str = "text"
@@ -48,6 +55,7 @@ class AgentOptions:
             kubeconfig=arguments.kubeconfig,
             context=arguments.context,
             dataplane=Dataplane(**{entry.name: getattr(arguments, entry.name) for entry in fields(Dataplane)}),
+            probing=Probing(**{entry.name: getattr(arguments, f"probe_{entry.name}") for entry in fields(Probing)}),
             health_host=arguments.health_host,
             health_port=arguments.health_port,
             log_format=arguments.log_format,
@@ -74,6 +82,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         else:
             kind = type(entry.default)
             marks.add_argument(flag, type=kind, default=entry.default, help=_HELP[entry.name])
+    probes = parser.add_argument_group("probes of paths to remote nodes")
+    for entry in fields(Probing):
+        flag = f"--probe-{entry.name.replace('_s', '').replace('_', '-')}"
+        name = f"probe_{entry.name}"
+        probes.add_argument(
+            flag, dest=name, type=type(entry.default), default=entry.default, help=_PROBE_HELP[entry.name]
+        )
     parser.add_argument("--health-host", default="127.0.0.1", help="address of /healthz, /readyz and /metrics")
     parser.add_argument("--health-port", type=int, default=Ports().agent, help="its port; 0 for none")
     parser.add_argument("--log-format", choices=("text", "json"), default="text", help="form of a log line")

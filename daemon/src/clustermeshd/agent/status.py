@@ -16,6 +16,7 @@ from clustermeshd.kube.client import Client
 from clustermeshd.model import names
 from clustermeshd.model.errors import MeshError
 from clustermeshd.plan import overlay_status
+from clustermeshd.plan.paths import PathSummary
 
 _LOG = logging.getLogger(__name__)
 _SPACING_S = 1.0  # an API server need not hear of every step of a roll-out
@@ -25,14 +26,24 @@ _LONGEST_RETRY_S = 60.0
 class StatusWriter:
     """Takes outcomes at any rate and writes the newest; the data plane never waits for it."""
 
-    def __init__(self, client: Client, node_name: str, node: Callable[[], objects.Node | None]) -> None:
-        self._client, self._node_name, self._node = client, node_name, node
+    def __init__(
+        self,
+        client: Client,
+        node_name: str,
+        node: Callable[[], objects.Node | None],
+        paths: Callable[[], PathSummary | None] = lambda: None,
+    ) -> None:
+        self._client, self._node_name, self._node, self._paths = client, node_name, node, paths
         self._outcome: Outcome | None = None
         self._news = asyncio.Event()
         self._written: objects.MeshNodeStatus | None = None
 
     def offer(self, outcome: Outcome) -> None:
         self._outcome = outcome
+        self._news.set()
+
+    def wake(self) -> None:
+        """A path changed."""
         self._news.set()
 
     async def run(self) -> None:
@@ -59,7 +70,7 @@ class StatusWriter:
         previous = self._written if self._written is not None else await self._create(node)
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         made = overlay_status.status(
-            outcome.summary, outcome.failures, version=__version__, previous=previous, now=now
+            outcome.summary, outcome.failures, self._paths(), version=__version__, previous=previous, now=now
         )
         if made != previous:
             body = {**self._identity(), "status": msgspec.to_builtins(made)}

@@ -306,11 +306,35 @@ class MeshNodeProblem(Struct, frozen=True, omit_defaults=False):
     message: str
 
 
+class MeshNodePath(Struct, frozen=True, omit_defaults=False):
+    """A path to a remote node that is not as it should be."""
+
+    cluster: str
+    node: str
+    family: int
+    state: str
+    reason: str
+    mtu: int = 0  # the largest packet that passed; 0 where not known or not the matter
+    since: str = ""
+
+
+class MeshNodePaths(Struct, frozen=True, omit_defaults=False):
+    """Probed paths by state, and up to 20 that are bad."""
+
+    reachable: int = 0
+    degraded: int = 0
+    black_holed: int = 0
+    unreachable: int = 0
+    unknown: int = 0
+    problems: tuple[MeshNodePath, ...] = ()
+
+
 class MeshNodeStatus(Struct, frozen=True):
     agent_version: str = ""
     devices: tuple[MeshNodeDevice, ...] | None = None
     peers: tuple[MeshNodePeer, ...] | None = None
     problems: tuple[MeshNodeProblem, ...] | None = None
+    paths: MeshNodePaths | None = None
     conditions: tuple[Condition, ...] | None = None
     last_change_time: str | None = None
 

@@ -57,3 +57,16 @@ class Ports:
 
 
 PORTS: Final = Ports()
+
+
+@dataclass(frozen=True, slots=True)
+class Probing:
+    """How paths to remote nodes are probed. A round costs two packets of each sampled node and family each way.
+
+    ``port`` is alike in the whole mesh; ``sample`` 0 switches probing off, answering included.
+    """
+
+    port: int = 9473
+    interval_s: float = 10.0
+    timeout_s: float = 1.0
+    sample: int = 16

@@ -108,6 +108,7 @@ class Overlay:
 
     def _forget(self) -> None:
         self._local: LocalNode | None = None
+        self._mtus: dict[tuple[str, str, int], int] = {}
         self._bases: dict[int, Base] = {}
         self._local_prefixes: tuple[Prefix, ...] = ()
         self._claims = Claims()
@@ -134,9 +135,19 @@ class Overlay:
 
     # ---- the whole plan
 
-    def plan(self, local: LocalNode, remotes: Iterable[RemoteNode], actual: KernelState) -> Desired:
-        """The whole plan, from nothing."""
+    def plan(
+        self,
+        local: LocalNode,
+        remotes: Iterable[RemoteNode],
+        actual: KernelState,
+        mtus: Mapping[tuple[str, str, int], int] | None = None,
+    ) -> Desired:
+        """The whole plan, from nothing.
+
+        ``mtus``: by cluster, node and inner family, the largest packet in bytes that passes where full ones do not.
+        """
         self._forget()
+        self._mtus = dict(mtus or {})
         problems: list[Problem] = []
         peers = self._accepted(local, remotes, problems)
         if not peers:
@@ -271,12 +282,15 @@ class Overlay:
         part.owned.append(number)
         part.fdb.append(FdbEntry(device.name, peer.mac, destination))
         part.neighbours.append(Neighbour(device.name, gateway, peer.mac))
+        mtu = device.mtu
+        if self._mtus:
+            mtu = min(mtu, self._mtus.get((peer.cluster_name, peer.node, base.family), mtu))
         if base.has_nexthops:
             part.nexthops.append(Nexthop(number, device.name, gateway))
-            part.routes.extend(Route(p.packed, p.length, number, base.source, device.mtu) for p in own)
+            part.routes.extend(Route(p.packed, p.length, number, base.source, mtu) for p in own)
         else:
             part.routes.extend(
-                Route(p.packed, p.length, number, base.source, device.mtu, number, device.name, gateway) for p in own
+                Route(p.packed, p.length, number, base.source, mtu, number, device.name, gateway) for p in own
             )
         part.bound.append((base, destination, own))
 

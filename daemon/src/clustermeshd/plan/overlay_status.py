@@ -6,10 +6,21 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from clustermeshd.kernel.state import KINDS, Failure, Marked, address_text, mac_text
-from clustermeshd.kube.objects import Condition, MeshNodeDevice, MeshNodePeer, MeshNodeProblem, MeshNodeStatus
+from clustermeshd.kube.objects import (
+    Condition,
+    MeshNodeDevice,
+    MeshNodePath,
+    MeshNodePaths,
+    MeshNodePeer,
+    MeshNodeProblem,
+    MeshNodeStatus,
+)
 from clustermeshd.plan.overlay import Desired
 from clustermeshd.plan.overlay_claims import Problem
+from clustermeshd.plan.paths import PathSummary
 
 _MOST_PROBLEMS = 20  # as the CRD allows
 
@@ -30,7 +41,13 @@ def summary(wanted: Desired, actual: Marked) -> Summary:
 
 
 def status(
-    found: Summary, failures: Sequence[Failure], *, version: str, previous: MeshNodeStatus, now: str
+    found: Summary,
+    failures: Sequence[Failure],
+    paths: PathSummary | None,
+    *,
+    version: str,
+    previous: MeshNodeStatus,
+    now: str,
 ) -> MeshNodeStatus:
     """The new status; equal to ``previous`` in every field where nothing has changed, times included."""
     problems = [MeshNodeProblem(problem.reason, problem.object, problem.message) for problem in found.problems]
@@ -40,14 +57,27 @@ def status(
         devices=found.devices,
         peers=found.peers,
         problems=tuple(problems[:_MOST_PROBLEMS]),
+        paths=None if paths is None else _paths(paths, previous, now),
         conditions=(_ready(found.problems, failures, previous, now),),
         last_change_time=previous.last_change_time,
     )
-    if made == previous:
-        return previous
-    return MeshNodeStatus(
-        made.agent_version, made.devices, made.peers, made.problems, made.conditions, last_change_time=now
+    return previous if made == previous else msgspec.structs.replace(made, last_change_time=now)
+
+
+def _paths(found: PathSummary, previous: MeshNodeStatus, now: str) -> MeshNodePaths:
+    """Counts, and problems with the time since when each is so."""
+    counts = {state.replace("-", "_"): count for state, count in found.counts}
+    known = previous.paths.problems if previous.paths is not None else ()
+    since = {(path.cluster, path.node, path.family, path.state): path.since for path in known}
+    problems = (
+        MeshNodePath(
+            *problem[:5],
+            mtu=problem.mtu or 0,
+            since=since.get((problem.cluster, problem.node, problem.family, problem.state), now),
+        )
+        for problem in found.problems
     )
+    return MeshNodePaths(**counts, problems=tuple(problems))
 
 
 def _devices(wanted: Desired, actual: Marked) -> tuple[MeshNodeDevice, ...]:

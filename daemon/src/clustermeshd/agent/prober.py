@@ -1,0 +1,245 @@
+"""Probes paths to remote nodes, from tunnel address to tunnel address, the way that pods' packets take.
+
+Each agent answers on its tunnel addresses and asks a bounded sample of the others. An answer is never longer than what
+it answers, goes only to known tunnel addresses, and no more often than a limit; whatever else arrives is dropped. A
+request says what is asked for, nothing of either end: the network between them is trusted with nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import secrets
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+from clustermeshd.agent.metrics import Metrics
+from clustermeshd.model.settings import Probing
+from clustermeshd.plan.paths import STATES, Path, PathSummary, Result, Target, sample, summarise
+
+_LOG = logging.getLogger(__name__)
+_DATAGRAM: Final = struct.Struct("!4sBBHQQ")  # magic, version, type, unused, session, sequence
+_MAGIC, _VERSION, _REQUEST, _ANSWER = b"CMPP", 1, 1, 2
+_HEADERS: Final = {4: 20 + 8, 6: 40 + 8}  # bytes of IP and UDP
+_FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
+_IP_FREEBIND, _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _IPV6_FREEBIND, _PROBE = 15, 10, 23, 78, 3
+_MOST_PROBLEMS: Final = 20
+_MOST_READ: Final = 256  # datagrams at a time
+_ANSWERS_PER_S: Final = 2000.0
+_HEARD_ROUNDS: Final = 3  # rounds for which the other end's own probes count as heard
+
+
+@dataclass(slots=True)
+class _Round:
+    """What came of one round for one target: sizes sent, and seconds until each was answered."""
+
+    target: Target
+    sent: dict[int, float | None]
+
+
+class Prober:
+    """``targets`` gives the remote nodes' tunnel addresses now; ``on_change`` hears when a state changed."""
+
+    def __init__(
+        self,
+        settings: Probing,
+        targets: Callable[[], Sequence[Target]],
+        *,
+        metrics: Metrics,
+        on_change: Callable[[], None],
+    ) -> None:
+        self._settings, self._targets, self._metrics, self._on_change = settings, targets, metrics, on_change
+        self._paths: dict[tuple[str, str, int], Path] = {}
+        self._sockets: dict[str, socket.socket] = {}
+        self._session = secrets.randbits(64)
+        self._sequence = 0
+        self._waiting: dict[int, tuple[_Round, int, float]] = {}
+        self._known: dict[str, float] = {}  # tunnel addresses of remote nodes, and when their probes were heard last
+        self._tokens, self._refilled_at = _ANSWERS_PER_S, time.monotonic()
+        self._turn = 0
+        self._refused: str = ""
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        try:
+            while True:
+                started = time.monotonic()
+                await self._round()
+                rest_s = self._settings.interval_s - (time.monotonic() - started)
+                await asyncio.sleep(max(0.0, rest_s) * random.uniform(0.9, 1.0))  # noqa: S311
+        finally:
+            self._bind(())
+
+    def summary(self) -> PathSummary:
+        return summarise(self._paths.values(), most=_MOST_PROBLEMS)
+
+    def mtus(self) -> dict[tuple[str, str, int], int]:
+        """By cluster, node and family: the largest packet that passes where full-size ones do not."""
+        return {
+            key: path.mtu for key, path in self._paths.items() if path.state == "black-holed" and path.mtu is not None
+        }
+
+    async def _round(self) -> None:
+        targets = list(self._targets())
+        self._bind({target.local for target in targets})
+        self._known = {target.address: self._known.get(target.address, 0.0) for target in targets}
+        chosen = {target.key: target for target in sample(targets, self._settings.sample, self._turn)}
+        self._turn += 1
+        bad = {key for key, path in self._paths.items() if path.is_bad and key not in chosen}
+        again = (target for target in targets if target.key in bad)  # until it is good, and as many as the sample
+        chosen |= {target.key: target for target in islice(again, self._settings.sample)}
+        self._paths = {key: path for key, path in self._paths.items() if key in chosen}
+        rounds = await self._ask(list(chosen.values()))
+        await asyncio.sleep(self._settings.timeout_s if rounds else 0.0)
+        self._judge(rounds)
+
+    async def _ask(self, targets: Sequence[Target]) -> list[_Round]:
+        """Send to all, spread over half of the interval."""
+        rounds = []
+        pause_s = self._settings.interval_s / 2 / max(len(targets), 1)
+        for target in targets:
+            path = self._paths.setdefault(target.key, Path(target))
+            if path.target != target:  # it has another address now, or is reached in another way
+                path = self._paths[target.key] = Path(target)
+            probe = _Round(target, {})
+            smallest = _HEADERS[target.family] + _DATAGRAM.size
+            for size in (smallest, *path.sizes(), target.mtu):
+                self._send(probe, max(size, smallest))
+            rounds.append(probe)
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311
+        return rounds
+
+    def _send(self, probe: _Round, size: int) -> None:
+        self._sequence += 1
+        probe.sent[size] = None
+        sender = self._sockets.get(probe.target.local)
+        if sender is None:
+            return
+        data = _DATAGRAM.pack(_MAGIC, _VERSION, _REQUEST, 0, self._session, self._sequence)
+        data += bytes(size - _HEADERS[probe.target.family] - len(data))
+        self._waiting[self._sequence] = (probe, size, time.perf_counter())
+        self._metrics.probes.labels("sent").inc()
+        with contextlib.suppress(OSError):  # no route, too large: as good as lost
+            sender.sendto(data, (probe.target.address, self._settings.port))
+
+    def _judge(self, rounds: Iterable[_Round]) -> None:
+        self._waiting.clear()
+        now = time.monotonic()
+        has_changed = False
+        for probe in rounds:
+            path = self._paths.get(probe.target.key)
+            if path is None or path.target != probe.target:
+                continue
+            smallest, largest = min(probe.sent), max(probe.sent)
+            others = tuple((size, rtt is not None) for size, rtt in probe.sent.items() if smallest < size < largest)
+            heard_at = self._known.get(probe.target.address, 0.0)
+            result = Result(
+                small=probe.sent[smallest] is not None,
+                full=probe.sent[largest] is not None if largest > smallest else None,
+                heard=bool(heard_at) and now - heard_at < _HEARD_ROUNDS * self._settings.interval_s,
+                rtt_s=probe.sent[smallest],
+                sizes=others,
+            )
+            has_changed |= self._take(path, result, now)
+            self._metrics.probes.labels("lost").inc(sum(rtt is None for rtt in probe.sent.values()))
+        for state in STATES:
+            self._metrics.paths.labels(state).set(sum(path.state == state for path in self._paths.values()))
+        if has_changed:
+            self._on_change()
+
+    def _take(self, path: Path, result: Result, now: float) -> bool:
+        before = path.state
+        has_changed = path.see(result, now)
+        if result.rtt_s is not None:
+            self._metrics.path_rtt.observe(result.rtt_s)
+        if path.state != before and "unknown" not in (path.state, before):
+            name = f"{path.target.cluster}.{path.target.node} IPv{path.target.family}"
+            level = logging.INFO if path.state == "reachable" else logging.WARNING
+            _LOG.log(level, "path to %s is %s (%s)", name, path.state, path.reason)
+        return has_changed
+
+    # ---- sockets
+
+    def _bind(self, wanted: Iterable[str]) -> None:
+        """One socket for each own tunnel address, whether the address is there already or not."""
+        loop = asyncio.get_running_loop()
+        wanted = set(wanted)
+        for address in self._sockets.keys() - wanted:
+            gone = self._sockets.pop(address)
+            loop.remove_reader(gone)
+            gone.close()
+        for address in wanted - self._sockets.keys():
+            try:
+                made = _socket(address, self._settings.port)
+            except OSError as error:
+                if self._refused != str(error):
+                    _LOG.warning("no probes from %s: %s (setting probe_port)", address, error)
+                self._refused = str(error)
+                continue
+            self._sockets[address] = made
+            loop.add_reader(made, self._on_readable, made)
+
+    def _on_readable(self, listener: socket.socket) -> None:
+        for _ in range(_MOST_READ):
+            try:
+                data, sender = listener.recvfrom(65536)
+            except BlockingIOError:
+                return
+            except OSError:  # an ICMP error of an earlier probe: it counts as lost
+                continue
+            self._on_datagram(listener, data, sender)
+
+    def _on_datagram(self, listener: socket.socket, data: bytes, sender: tuple[str, int]) -> None:
+        arrived = time.perf_counter()
+        if len(data) < _DATAGRAM.size or sender[0] not in self._known:
+            return
+        magic, version, kind, _, session, sequence = _DATAGRAM.unpack_from(data)
+        if (magic, version) != (_MAGIC, _VERSION):
+            return
+        if kind == _REQUEST:
+            self._known[sender[0]] = time.monotonic()
+            if self._may_answer():
+                answer = _DATAGRAM.pack(_MAGIC, _VERSION, _ANSWER, 0, session, sequence)
+                with contextlib.suppress(OSError):
+                    listener.sendto(answer, sender)
+        elif kind == _ANSWER and session == self._session:
+            waiting = self._waiting.pop(sequence, None)
+            if waiting is not None and waiting[0].target.address == sender[0]:
+                probe, size, sent_at = waiting
+                probe.sent[size] = arrived - sent_at
+                self._metrics.probes.labels("answered").inc()
+
+    def _may_answer(self) -> bool:
+        now = time.monotonic()
+        self._tokens = min(_ANSWERS_PER_S, self._tokens + (now - self._refilled_at) * _ANSWERS_PER_S)
+        self._refilled_at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+def _socket(address: str, port: int) -> socket.socket:
+    """A datagram socket that never fragments, and that does not wait for its address to appear."""
+    family = 6 if ":" in address else 4
+    made = socket.socket(_FAMILIES[family], socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        if family == 4:
+            made.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+            made.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PROBE)
+        else:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            made.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
+            made.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PROBE)
+        made.bind((address, port))
+    except OSError:
+        made.close()
+        raise
+    return made
