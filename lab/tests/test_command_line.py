@@ -3,7 +3,7 @@
 import subprocess
 
 import pytest
-from clustermesh_lab import cli, e2e, inventory
+from clustermesh_lab import cli, doctor, e2e, inventory
 from clustermesh_lab.lab import Lab
 from clustermesh_lab.state import Record, Store
 from clustermesh_lab.topology import Topology
@@ -98,3 +98,9 @@ def test_unknown_places_name_the_known_ones(lab):
         lab.cluster("south")
     with pytest.raises(Exception, match="east/n1, east/n2"):
         lab.node("east/n9")
+
+
+def test_only_calico_asks_for_the_programs_of_calico(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    wanted = {calico: {f.package for f in doctor.examine(machines=False, calico=calico)} for calico in (False, True)}
+    assert wanted[True] - wanted[False] == {"ipset"}

@@ -232,7 +232,7 @@ def _command_names(parser: argparse.ArgumentParser) -> list[str]:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    found = doctor.examine(machines=arguments.machines)
+    found = doctor.examine(machines=arguments.machines, calico=arguments.calico)
     for finding in found:
         print(f"missing: {finding.what}: {finding.remedy}")
     absent = build.missing()
@@ -331,6 +331,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_faults(sub)
     sub = command("doctor", _doctor, "what this machine lacks, and how to get it")
     sub.add_argument("--machines", action="store_true", help="for `lab up --machines` too")
+    sub.add_argument("--calico", action="store_true", help="for clusters with Calico too")
     command("setup", _setup, "install what is missing (Debian, Ubuntu)")
     sub = command("build", _build, "build programs now", "lab build\n  lab build e2e")
     sub.add_argument("component", nargs="*", help=f"of {', '.join(build.components())} (default: what the tests need)")

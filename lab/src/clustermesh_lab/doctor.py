@@ -32,6 +32,7 @@ MACHINE_PROGRAMS = {
     "debootstrap": "debootstrap",
     "ssh": "openssh-client",
 }
+CALICO_PROGRAMS = {"ipset": "ipset"}  # Felix lists its old sets with it, in nftables mode too, and ends without it
 CGROUP_V1_NEEDED = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids")
 
 
@@ -44,7 +45,7 @@ class Finding:
     package: str = ""
 
 
-def examine(*, machines: bool = True) -> list[Finding]:
+def examine(*, machines: bool = True, calico: bool = True) -> list[Finding]:
     """Everything that is missing here."""
     found = []
     if os.geteuid():
@@ -58,6 +59,8 @@ def examine(*, machines: bool = True) -> list[Finding]:
             found.append(Finding(problem, "https://go.dev/dl, or name ready-made programs in $CLUSTERMESH_LAB_ASSETS"))
     if machines:
         wanted |= MACHINE_PROGRAMS
+    if calico:
+        wanted |= CALICO_PROGRAMS
     for program, package in wanted.items():
         if not shutil.which(program):
             found.append(Finding(f"program {program!r}", f"apt install {package}", package))
@@ -86,9 +89,9 @@ def _kernel_findings() -> list[Finding]:
     return found
 
 
-def require(*, machines: bool) -> None:
+def require(*, machines: bool, calico: bool = False) -> None:
     """Raise MissingRequirement naming all that is missing."""
-    found = examine(machines=machines)
+    found = examine(machines=machines, calico=calico)
     if found:
         packages = sorted({f.package for f in found if f.package})
         rest = [f"{f.what} ({f.remedy})" for f in found if not f.package]

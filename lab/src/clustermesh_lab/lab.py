@@ -54,8 +54,9 @@ class Lab:
     def up(cls, topology: Topology, *, machines: bool = False, name: str | None = None) -> Lab:
         """Bring a lab up, or what is missing of it; returns when every node is Ready and DNS answers."""
         store = Store(lab_name(name))
-        doctor.require(machines=machines)
-        build.ensure((*build.EVERY_LAB, calico.COMPONENT) if calico.is_used(topology.clusters) else build.EVERY_LAB)
+        with_calico = calico.is_used(topology.clusters)
+        doctor.require(machines=machines, calico=with_calico)
+        build.ensure((*build.EVERY_LAB, calico.COMPONENT) if with_calico else build.EVERY_LAB)
         containerd.template(images.base_images())
         if machines:
             root_file_system()
