@@ -205,7 +205,7 @@ def test_nft_transaction_is_all_or_nothing_and_says_why(node: Namespace) -> None
 def monitor(mesh: Topology) -> Iterator[Monitor]:
     made = mesh.a.space.call(lambda: Monitor(mesh.a.settings, mesh.a.kernel.ports))
     around = mesh.a.observe().around.links
-    made.watch(frozenset(around[name].index for name in ("eth0", "clustermesh0", "clustermesh0v6")))
+    made.watch({name: around[name].index for name in ("eth0", "clustermesh0", "clustermesh0v6")})
     made.drain()
     yield made
     made.close()

@@ -99,8 +99,9 @@ class Reconciler:
 
     async def run(self) -> None:
         """Until cancelled."""
-        settings, ports = self._thread.settings, self._thread.engine.kernel.ports
-        monitor = self._monitor = await self._thread.call(Monitor, settings, ports)
+        engine = self._thread.engine
+        monitor = await self._thread.call(Monitor, self._thread.settings, engine.kernel.ports, engine.planned)
+        self._monitor = monitor
         loop = asyncio.get_running_loop()
         for listener in monitor.sockets:
             loop.add_reader(listener.socket.fileno(), self._on_kernel_event)

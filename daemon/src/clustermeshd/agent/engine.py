@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from clustermeshd.kernel.conntrack import Conntrack, Scope
 from clustermeshd.kernel.dataplane import Kernel
 from clustermeshd.kernel.nftsets import halves, pods_set
-from clustermeshd.kernel.state import Changes, Failure, KernelState
+from clustermeshd.kernel.state import Changes, Failure, FdbEntry, KernelState
 from clustermeshd.kube.objects import RemoteNode
 from clustermeshd.model.settings import Dataplane
 from clustermeshd.plan.diff import diff
@@ -45,7 +45,7 @@ class Outcome:
     summary: Summary
     written: tuple[Changes, ...] = ()
     failures: tuple[Failure, ...] = ()
-    watched: frozenset[int] = frozenset()  # indexes of our devices and those below; whole rounds only
+    watched: Mapping[str, int] = field(default_factory=dict)  # our devices and those below; whole rounds only
     mtus: Mapping[tuple[str, int], int] | None = None  # by overlay routing mode and inner family; whole rounds only
 
 
@@ -91,6 +91,7 @@ class Engine:
         failures: tuple[Failure, ...] = ()
         for attempt in range(_PASSES):
             wanted, state, changes = self.compare(inputs)
+            self._wanted = wanted
             if not changes:
                 break
             failures = self._apply(wanted, changes)
@@ -101,7 +102,7 @@ class Engine:
                 break
         involved = {name for device in state.marked.devices.values() for name in (device.name, device.lower)}
         links = state.around.links
-        watched = frozenset(links[name].index for name in involved if name in links)
+        watched = {name: links[name].index for name in involved if name in links}
         mtus = _mtus(inputs.local, wanted, state)
         return Outcome(summary(wanted, state.marked), tuple(written), failures, watched, mtus)
 
@@ -118,6 +119,10 @@ class Engine:
         failures = self._apply(wanted, changes)
         log_changes(changes, is_repair=False)
         return Outcome(summary(wanted, wanted.marked), (changes,), failures)
+
+    def planned(self, entry: FdbEntry) -> FdbEntry | None:
+        """The FDB entry that is wanted in the place of that one; may be asked from any thread."""
+        return self._wanted.marked.fdb.get(entry.key) if self._wanted is not None else None
 
     def sweep(self) -> int:
         """Forget connections that were begun before our NAT rules knew their destination; how many there were."""

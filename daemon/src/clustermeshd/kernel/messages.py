@@ -24,7 +24,7 @@ RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 RTM_NEWNEXTHOP, RTM_DELNEXTHOP, RTM_GETNEXTHOP = 104, 105, 106
 
-_AF_BRIDGE: Final = 7
+AF_BRIDGE: Final = 7
 _U32: Final = struct.Struct("=I")
 _RTMSG: Final = struct.Struct("=8BI")  # family, dst length, src length, tos, table, protocol, scope, type, flags
 _NDMSG: Final = struct.Struct("=BBHiHBB")  # family, padding, padding, device index, state, flags, type
@@ -137,7 +137,7 @@ def dump_neighbours(family: int, index: int) -> bytes:
 
 
 def dump_fdb(index: int) -> bytes:
-    return dump_neighbours(_AF_BRIDGE, index)
+    return dump_neighbours(AF_BRIDGE, index)
 
 
 _NEIGHBOURS: Final = Reader(12, [(_NDA_DST,), (_NDA_LLADDR,)], spans=[(4, 6)], ignored=_AGES)
@@ -176,7 +176,7 @@ def _neighbour(neighbour: Neighbour, index: int, protocol: int) -> bytes:
 
 def _fdb(entry: FdbEntry, index: int) -> bytes:
     size = len(entry.destination)
-    head = (_AF_BRIDGE, 0, 0, index, NUD_PERMANENT, _NTF_SELF, 0)
+    head = (AF_BRIDGE, 0, 0, index, NUD_PERMANENT, _NTF_SELF, 0)
     return _FDB[size].pack(*head, 10, _NDA_LLADDR, entry.mac, 4 + size, _NDA_DST, entry.destination)
 
 

@@ -9,11 +9,13 @@ one resync.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from clustermeshd.kernel import addresses, links, messages, rules
 from clustermeshd.kernel.netlink import Netlink, Received, RepliesLost, attributes
 from clustermeshd.kernel.nftdump import NFNETLINK
+from clustermeshd.kernel.state import FdbEntry
 from clustermeshd.model.errors import Retriable
 from clustermeshd.model.settings import Dataplane
 
@@ -29,11 +31,18 @@ _INDEX: Final = struct.Struct("=i")
 class Monitor:
     """Non-blocking; ``sockets`` go into a selector or an event loop, and ``drain`` says whether to look."""
 
-    def __init__(self, settings: Dataplane, own_ports: frozenset[int]) -> None:
-        self._settings = settings
+    def __init__(
+        self,
+        settings: Dataplane,
+        own_ports: frozenset[int],
+        planned: Callable[[FdbEntry], FdbEntry | None] = lambda _: None,
+    ) -> None:
+        """``planned``: the entry that is wanted where that one is; the kernel does not say who wrote an FDB entry."""
+        self._settings, self._planned = settings, planned
         self._own_ports = own_ports
         self._names = {settings.device_of(family) for family in (4, 6)}
         self._watched: frozenset[int] = frozenset()
+        self._devices: dict[str, int] = {}  # ours
         self._route = Netlink(groups=_ROUTE_GROUPS)
         self._nft = Netlink(NFNETLINK, groups=(_NFT_GROUP,))
         for listener in self.sockets:
@@ -43,9 +52,10 @@ class Monitor:
     def sockets(self) -> tuple[Netlink, Netlink]:
         return self._route, self._nft
 
-    def watch(self, indexes: frozenset[int]) -> None:
-        """Devices whose links and neighbours count: ours and those below them."""
-        self._watched = indexes
+    def watch(self, devices: Mapping[str, int]) -> None:
+        """Devices by name with their indexes whose links and neighbours count: ours and those below them."""
+        self._watched = frozenset(devices.values())
+        self._devices = {name: index for name, index in devices.items() if name in self._names}
 
     def close(self) -> None:
         for listener in self.sockets:
@@ -73,6 +83,8 @@ class Monitor:
         if kind in (addresses.RTM_NEWADDR, addresses.RTM_DELADDR):
             return True
         if kind in (messages.RTM_NEWNEIGH, messages.RTM_DELNEIGH):
+            if payload[0] == messages.AF_BRIDGE:
+                return self._is_fdb_event(kind, payload)
             return bool(_INDEX.unpack_from(payload, 4)[0] in self._watched and self._is_permanent(kind, payload))
         if kind in (messages.RTM_NEWNEXTHOP, messages.RTM_DELNEXTHOP):
             return payload[2] == self._settings.route_protocol
@@ -87,6 +99,16 @@ class Monitor:
             return True
         name = attributes(payload, 16).get(links.IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace")
         return name in self._names
+
+    def _is_fdb_event(self, kind: int, payload: bytes) -> bool:
+        """Whether an FDB entry of ours is not as it is wanted now."""
+        index = _INDEX.unpack_from(payload, 4)[0]
+        for name, own in self._devices.items():
+            if own == index:
+                found = next(messages.fdb_entries([payload], name, index), None)
+                wanted = self._planned(found) if found is not None else None
+                return wanted != (found if kind == messages.RTM_NEWNEIGH else None)
+        return False
 
     @staticmethod
     def _is_permanent(kind: int, payload: bytes) -> bool:
