@@ -212,9 +212,11 @@ class _Writer:
         self._indexes: dict[str, int] = {}
 
     def apply(self, changes: Changes) -> Report:
-        self._remove_first(changes)
-        self._put_devices(changes.devices)
         self._refresh_indexes()
+        self._remove_first(changes)
+        if changes.devices.put:
+            self._put_devices(changes.devices)
+            self._refresh_indexes()
         self._put("addresses", changes.addresses, lambda value: addresses.put_address(value, *self._on("lo")))
         table_dies = changes.nft is not None and changes.nft.table is None
         if not table_dies:
@@ -233,7 +235,6 @@ class _Writer:
 
     def _remove_first(self, changes: Changes) -> None:
         """Rules and routes go before what they lean on; what stays must never point at something half gone."""
-        self._refresh_indexes()
         self._delete("rules", changes.rules, lambda value: rules.delete_rule(value, self._mark.protocol))
         self._delete("routes", changes.routes, lambda value: messages.delete_route(value, self._mark))
 
