@@ -64,15 +64,37 @@ def test_the_same_results_give_the_same_path_and_a_good_run_mends_any(results: l
     assert seen(*results, *[LOST] * 3).state == "unreachable"
 
 
-@given(st.integers(576, 1449))
-def test_the_search_finds_what_passes_and_never_claims_more(limit: int) -> None:
-    path = Path(TARGET)
-    for number in range(12):
-        sizes = tuple((size, size <= limit) for size in path.sizes())
+def search(path: Path, limit: int, rounds: int, *, lost: int = 0) -> list[int | None]:
+    """Rounds on a way that takes ``limit`` bytes; in round number ``lost`` every sized probe gets lost."""
+    found = []
+    for number in range(1, rounds + 1):
+        sizes = tuple((size, size <= limit and number != lost) for size in path.sizes())
         path.see(TOO_LARGE._replace(sizes=sizes), float(number))
-    assert path.state == "black-holed"
-    assert path.mtu is not None
-    assert limit - 8 <= path.mtu <= limit
+        found.append(path.mtu)
+    return found
+
+
+@given(st.integers(600, 1449))
+def test_the_search_finds_what_passes_and_says_nothing_before_its_end(limit: int) -> None:
+    found = search(Path(TARGET), limit, 12)
+    assert {mtu for mtu in found if mtu is not None} == {found[-1]}
+    assert found[-1] is not None
+    assert limit - 8 <= found[-1] <= limit
+
+
+@given(st.integers(700, 1440), st.integers(600, 1440))
+def test_a_way_that_becomes_narrower_is_measured_again(first: int, second: int) -> None:
+    path = Path(TARGET)
+    search(path, max(first, second), 12)
+    (*_, found) = search(path, min(first, second), 20)
+    assert found is not None
+    assert min(first, second) - 8 <= found <= min(first, second)
+
+
+def test_a_round_of_bad_luck_does_not_move_a_measured_size() -> None:
+    path = Path(TARGET)
+    (*_, before) = search(path, 1400, 12)
+    assert set(search(path, 1400, 12, lost=3)) == {before}
 
 
 def targets(clusters: int, nodes: int) -> list[Target]:

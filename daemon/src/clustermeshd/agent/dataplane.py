@@ -29,7 +29,7 @@ T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 _SETTLE_S = 0.005  # what calls for a whole round comes in bursts: wait this long for the rest of one
 _LONGEST_REST_S = 0.5  # rest as long as a round took, at most: a fight over an object costs half a core
-_SWEEP_SPACING_S = 2.0  # between two looks at all connections
+_SWEEP_SPACING_S = 3.0  # between two looks at all connections
 _LINES = 20  # troubles of one round that are logged one by one
 _LONGEST_RETRY_S = 60.0
 

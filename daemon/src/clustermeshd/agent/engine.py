@@ -6,10 +6,12 @@ last whole round found in force, and writes their objects alone; whatever it can
 
 from __future__ import annotations
 
+import ctypes
+import dataclasses
 import gc
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from clustermeshd.kernel.conntrack import Conntrack, Scope
@@ -57,6 +59,7 @@ class Engine:
         self.kernel = Kernel(settings)
         self._overlay = Overlay(settings)
         self._planned: tuple[object, Desired] | None = None  # what the plan was made from, and the plan
+        self._has_lost_underlay = False
         self._conntrack = Conntrack()
         self._wanted: Desired | None = None
         self.has_new_remotes = False  # since the last sweep, our NAT rules learned of a destination
@@ -75,16 +78,31 @@ class Engine:
 
     def _plan(self, inputs: Inputs, state: KernelState) -> Desired:
         """The whole plan; the one that is there where nothing that it was made from has changed."""
-        basis = (inputs.version, inputs.mtus, inputs.local, state.around, state.marked.devices, state.marked.addresses)
+        basis = (inputs.version, inputs.mtus, inputs.local, self._surroundings(state))
         if self._planned is None or self._planned[0] != basis:
             self._planned = None
-            self._planned = (basis, self._overlay.plan(inputs.local, inputs.remotes, state, inputs.mtus))
+            wanted = self._overlay.plan(inputs.local, inputs.remotes, state, inputs.mtus)
+            self._planned = (basis, wanted)
+            self._has_lost_underlay = any(problem.reason == "NoUnderlay" for problem in wanted.problems)
         return self._planned[1]
+
+    def _surroundings(self, state: KernelState) -> object:
+        """What a plan depends on in the kernel: not our own objects, as long as the underlay is where it should be."""
+        around, marked = state.around, state.marked
+        ours = {self.settings.device_of(family) for family in (4, 6)}
+        theirs = tuple(entry for entry in around.addresses if entry.address not in marked.addresses)
+        links = {name: link for name, link in around.links.items() if name not in ours}
+        kept = tuple(marked.devices.values()) if self._has_lost_underlay else ()
+        beside = dataclasses.replace(around, links=links, addresses=theirs)
+        return beside, kept, bool(around.foreign_routes and marked.rules), bool(around.rival_vxlans and marked.devices)
 
     def whole(self, inputs: Inputs, *, is_repair: bool = False) -> Outcome:
         """Write until nothing differs, or until writing fails."""
         with _undisturbed():
-            return self._whole(inputs, is_repair=is_repair)
+            outcome = self._whole(inputs, is_repair=is_repair)
+        if outcome.written:
+            _trim()
+        return outcome
 
     def _whole(self, inputs: Inputs, *, is_repair: bool) -> Outcome:
         written: list[Changes] = []
@@ -167,6 +185,12 @@ def _undisturbed() -> Iterator[None]:
         yield
     finally:
         gc.enable()
+
+
+def _trim() -> None:
+    """Give memory back that only a whole plan needed; the allocator of other C libraries than glibc does so itself."""
+    with suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def log_changes(changes: Changes, *, is_repair: bool) -> None:

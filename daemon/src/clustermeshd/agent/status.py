@@ -19,7 +19,7 @@ from clustermeshd.plan import overlay_status
 from clustermeshd.plan.paths import PathSummary
 
 _LOG = logging.getLogger(__name__)
-_SPACING_S = 1.0  # an API server need not hear of every step of a roll-out
+_SPACING_S = 3.0  # an API server need not hear of every step of a roll-out
 _LONGEST_RETRY_S = 60.0
 
 

@@ -22,6 +22,7 @@ _WINDOW: Final = 10  # results that loss is counted over
 _DEGRADED: Final = 3  # losses in the window until a path is degraded
 _RECOVERED: Final = 1  # losses in the window at which it no longer is
 _LEAST: Final = {4: 576, 6: 1280}  # bytes; what every path takes (RFC 791, RFC 8200)
+_FINE: Final = 8  # bytes to which a search goes down
 _STEPS: Final = 6  # sizes tried in one round while a path does not take full-size packets
 
 
@@ -59,12 +60,14 @@ class Path:
     state: State = "unknown"
     reason: str = "NotProbedYet"
     since: float = 0.0  # seconds of the monotonic clock
-    mtu: int | None = None  # the largest packet that passed, while full-size ones do not
+    mtu: int | None = None  # the largest packet that passes, while full-size ones do not and once it is known
     rtt_s: float | None = None  # smoothed as in RFC 6298
     _window: deque[bool] = field(default_factory=lambda: deque(maxlen=_WINDOW))
     _small_run: int = 0  # results in a row: positive answered, negative lost
     _full_run: int = 0
-    _failed_size: int = 0
+    _mtu_run: int = 0
+    _passed: int = 0  # bytes, of the search for what passes
+    _failed: int = 0
 
     @property
     def is_bad(self) -> bool:
@@ -87,11 +90,16 @@ class Path:
         return before != (self.state, self.reason, self.mtu)
 
     def sizes(self) -> tuple[int, ...]:
-        """Sizes worth trying in the next round: none unless full-size packets do not pass."""
+        """Sizes worth trying in the next round: none unless full-size packets do not pass.
+
+        A search narrows down between what passed and what did not; once it has ended, its result is tried again each
+        round, and when that is lost several times in a row the search begins anew.
+        """
         if self.state != "black-holed":
             return ()
-        low = self.mtu or _LEAST[self.target.family] - 1
-        high = self._failed_size or self.target.mtu
+        if self.mtu is not None:
+            return (self.mtu,)
+        low, high = self._passed or _LEAST[self.target.family] - 1, self._failed or self.target.mtu
         step = max(1, (high - low) // (_STEPS + 1))
         return tuple(size for size in (low + step * place for place in range(1, _STEPS + 1)) if size < high)
 
@@ -108,13 +116,20 @@ class Path:
         return "reachable", "Answered"
 
     def _measure(self, result: Result) -> None:
+        """Only a search that has come to its end says what passes: routes follow it."""
         if self.state != "black-holed":
-            self.mtu, self._failed_size = None, 0
-            return
-        passed = [size for size, did_pass in result.sizes if did_pass]
-        self.mtu = max([*passed, self.mtu or 0]) or None
-        failed = [size for size, did_pass in result.sizes if not did_pass and size > (self.mtu or 0)]
-        self._failed_size = min([*failed, self._failed_size or self.target.mtu])
+            self.mtu, self._passed, self._failed, self._mtu_run = None, 0, 0, 0
+        elif self.mtu is not None:
+            for size, did_pass in result.sizes:
+                self._mtu_run = _run(self._mtu_run, did_pass) if size == self.mtu else self._mtu_run
+            if self._mtu_run <= -_FAILURES:  # the way became narrower, or what was measured was chance
+                self.mtu, self._passed, self._failed, self._mtu_run = None, 0, 0, 0
+        elif result.small and result.sizes:
+            self._passed = max([size for size, did_pass in result.sizes if did_pass] + [self._passed])
+            lost = [size for size, did_pass in result.sizes if not did_pass and size > self._passed]
+            self._failed = min([*lost, self._failed or self.target.mtu])
+            if self._failed - self._passed <= _FINE and self._passed:
+                self.mtu = self._passed
 
 
 class PathProblem(NamedTuple):

@@ -1,0 +1,168 @@
+"""A server that lies, floods, stalls or breaks off: what was known stays, and the truth is taken when it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+from aiohttp import web
+from clustermeshd.kube import client as client_module
+from clustermeshd.kube import errors, objects, resources
+from clustermeshd.kube.informer import Informer, Limits
+from hostile_server import client, config_map, event, hostile, page
+
+CONFIG_MAPS = resources.Resource("", "v1", "configmaps", "ConfigMap", objects.Object)
+
+
+@contextlib.asynccontextmanager
+async def following(server, *, limits=None, timeouts=None, **options):
+    """An informer at work against the server."""
+    async with client(server, **(timeouts or {})) as to:
+        made = Informer(to, CONFIG_MAPS, max_backoff_s=0.05, limits=limits or Limits(), **options)
+        task = asyncio.create_task(made.run())
+        try:
+            yield made
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+async def eventually(check, timeout_s=10.0):
+    async with asyncio.timeout(timeout_s):
+        while not check():  # noqa: ASYNC110  # what is waited for happens on the other side of a socket
+            await asyncio.sleep(0.01)
+
+
+def names_in(informer):
+    return {thing.metadata.name for thing in informer.store.values()}
+
+
+def text(body, **more):
+    async def handler(_):
+        return web.Response(body=body, content_type="application/json", **more)
+
+    return handler
+
+
+def listing(*items, version="10"):
+    async def handler(_):
+        return page(*items, version=version)
+
+    return handler
+
+
+def saying(server, *chunks, end=False):
+    """Says the chunks on the first watch; later ones are silent."""
+    said = []
+
+    async def handler(request):
+        first, _ = not said, said.append(1)
+        return await server.say(request, *(chunks if first else ()), end=end and first)
+
+    return handler
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"metadata":{"resourceVersion":"11"},"items":[{"meta',
+        b"",
+        b"[]",
+        b'"x"',
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b"null",
+    ],
+)
+async def test_a_list_that_is_no_list_changes_nothing_and_the_next_good_one_is_taken(body):
+    async with hostile() as server:
+        server.on_list, server.on_watch = listing(config_map("a")), saying(server, end=True)
+        async with following(server) as informer:
+            await eventually(lambda: names_in(informer) == {"a"})
+            server.on_list = text(body)
+            server.on_watch = lambda request: server.say(
+                request, event("ERROR", {"code": 410, "message": "gone"}), end=True
+            )
+            await eventually(lambda: isinstance(informer.error, errors.Rejected))
+            assert names_in(informer) == {"a"}
+            server.on_list, server.on_watch = listing(config_map("b", 20), version="20"), server.silence
+            await eventually(lambda: names_in(informer) == {"b"})
+            assert informer.error is None
+
+
+async def test_a_list_that_breaks_off_removes_nothing():
+    async def broken(request):
+        response = web.StreamResponse(headers={"Content-Length": "100000"})
+        await response.prepare(request)
+        await response.write(b'{"metadata":{"resourceVersion":"11"},"items":[')
+        request.transport.close()
+        return response
+
+    async with hostile() as server:
+        server.on_list, server.on_watch = listing(config_map("a")), saying(server, end=True)
+        async with following(server) as informer:
+            await eventually(lambda: names_in(informer) == {"a"})
+            server.on_list = broken
+            server.on_watch = lambda request: server.say(request, event("ERROR", {"code": 410}), end=True)
+            await eventually(lambda: isinstance(informer.error, errors.Unreachable))
+            assert names_in(informer) == {"a"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"type":"ADDED","object":{"metadata":{"na\n',
+        b"\xff\xfe\n",
+        b"[" * 20_000 + b"\n",
+        b'{"type":"ADDED","object":' + b'{"a":' * 20_000 + b"1" + b"}" * 20_000 + b"}\n",
+        b'{"type":"ADDED","object":7}\n',
+        b'{"type":"ADDED"}\n',
+        b'{"type":"ADDED","object":{"metadata":{"name":7}}}\n',
+        b'"' + b"x" * 300_000 + b'"\n',
+    ],
+)
+async def test_a_line_that_cannot_be_read_is_counted_and_the_next_one_counts(line, monkeypatch):
+    monkeypatch.setattr(client_module, "_MAX_LINE", 200_000)
+    async with hostile() as server:
+        server.on_watch = saying(server, line, event("ADDED", config_map("good", 11)))
+        async with following(server) as informer:
+            await eventually(lambda: names_in(informer) == {"good"})
+            assert informer.skipped == 1
+            assert server.lists == 1
+
+
+async def test_a_line_without_end_is_not_held_in_memory(monkeypatch):
+    monkeypatch.setattr(client_module, "_MAX_LINE", 100_000)
+    largest = 0
+    async with hostile() as server:
+        server.on_watch = saying(server, *[b"x" * 50_000] * 40, b"\n", event("ADDED", config_map("good", 11)))
+        async with client(server) as to, to.stream("/api/v1/configmaps", {"watch": "1"}, idle_timeout_s=5) as lines:
+            async for line in lines:
+                largest = max(largest, len(line))
+                if b"good" in line:
+                    break
+    assert largest < 1000, "the long line is told by its absence"
+
+
+@pytest.mark.parametrize("items", [(), (config_map("a"),)])
+async def test_pages_without_end_are_refused_and_empty_nothing(items):
+    async def endless(_):
+        return page(*items, more="again")
+
+    async with hostile() as server:
+        server.on_list = endless
+        async with following(server, limits=Limits(objects=10)) as informer:
+            await eventually(lambda: isinstance(informer.error, errors.Rejected))
+            assert informer.error.reason == "ListTooLong"
+            assert not informer.has_synced
+
+
+async def test_more_objects_than_the_limit_are_left_out_and_counted():
+    async with hostile() as server:
+        server.on_list = listing(*(config_map(f"c{i}") for i in range(5)))
+        server.on_watch = saying(server, event("ADDED", config_map("c9", 11)))
+        async with following(server, limits=Limits(objects=3)) as informer:
+            await eventually(lambda: informer.skipped == 3)
+            assert names_in(informer) == {"c0", "c1", "c2"}
