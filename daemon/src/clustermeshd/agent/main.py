@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import time
@@ -170,6 +171,7 @@ class _Process:
     def _on_outcome(self, outcome: Outcome) -> None:
         if not self._is_ready:  # single failures are told in status; the rest of the mesh works
             self._is_ready = True
+            gc.freeze()  # what is there now stays: no later search for garbage looks at it
             self._notifier.ready()
         found = outcome.summary
         nodes = sum(peer.programmed_nodes for peer in found.peers)
