@@ -7,6 +7,7 @@ import inspect
 import random
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from clustermeshd.agent.metrics import Metrics
 from clustermeshd.plan.overlay import Change
 from fault_mesh import Stream, phantom
 from kernel_topology import MeshNode, Namespace, Topology
-from kernel_traffic import Inbox
+from kernel_traffic import Echo, Inbox, ask
 from test_reconcile import DAMAGE, add_strangers
 from test_stale_flows import Flow
 
@@ -179,6 +180,32 @@ def test_F31_disk_that_becomes_read_only_under_a_running_agent_changes_nothing(s
     until(lambda: site.routes() == 4, 30, lambda: agent.log)
     assert "Traceback" not in agent.log
     assert agent.stop() == 0
+
+
+@pytest.mark.slow
+def test_F31_agent_works_where_nothing_can_be_written(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_only = "for at in / /tmp /run /dev/shm /var/tmp; do mountpoint -q $at && mount -o remount,bind,ro $at; done"
+    wrapper = tmp_path / "python-without-disk"
+    wrapper.write_text(
+        f"""#!/bin/sh
+        exec unshare --mount sh -c '{read_only}; touch {tmp_path}/x /tmp/x 2>/dev/null && exit 9; exec "$@"' \
+            sh {sys.executable} "$@"
+        """
+    )
+    wrapper.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(wrapper))
+    site.write_remote(site.nodes.b.as_remote())
+    agent = site.start()
+    agent.until_notified("READY=1")
+    monkeypatch.undo()
+    with Echo(site.nodes.pod_b, "10.92.1.5"):
+        assert ask(site.nodes.pod_a, "10.92.1.5") == "10.91.1.5"
+    site.nodes.a.space.ip("link", "del", "clustermesh0")
+    until(lambda: site.routes() == 2, 2, lambda: agent.log)
+    assert agent.stop() == 0
+    assert "Traceback" not in agent.log
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import base64
 import copy
 import tempfile
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import yaml
@@ -30,6 +31,10 @@ def altered(document, path, value):
     else:
         place[path[-1]] = value
     return yaml.safe_dump(made).encode()
+
+
+def descriptors() -> set[Path]:
+    return set(Path("/proc/self/fd").iterdir())
 
 
 USER = ("users", 0, "user")
@@ -125,18 +130,37 @@ async def test_a_wrong_token_is_unauthorized(document):
 
 
 @pytest.mark.parametrize("write", [True, False])
-async def test_key_material_is_in_no_file_after_a_kubeconfig_was_read(document, tmp_path, monkeypatch, write):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-    (tmp_path / "tmp").mkdir()
+async def test_key_material_needs_no_file_and_no_descriptor_stays(document, tmp_path, monkeypatch, write):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))  # as on a read-only or full disk
+    before = descriptors()
     content = yaml.safe_dump(document).encode()
     if write:
         (tmp_path / "config").write_bytes(content)
         access = await from_file(tmp_path / "config")
     else:
         access = await from_secret(content, "w")
-    assert list((tmp_path / "tmp").iterdir()) == []
+    assert descriptors() == before
     async with Client(access, user_agent="t") as client:
         assert await client.server_version()
+
+
+async def test_files_that_a_kubeconfig_names_are_found_beside_it(document, tmp_path):
+    named = copy.deepcopy(document)
+    for kind, key in (("clusters", "cluster"), ("users", "user")):
+        entry = named[kind][0][key]
+        for field in [field for field in entry if field.endswith("-data")]:
+            (tmp_path / field).write_bytes(base64.b64decode(entry.pop(field)))
+            entry[field.removesuffix("-data")] = field
+    (tmp_path / "config").write_text(yaml.safe_dump(named))
+    async with Client(await from_file(tmp_path / "config"), user_agent="t") as client:
+        assert await client.server_version()
+
+
+@pytest.mark.parametrize("content", ["[]", "a: b", "contexts: 5", "current-context: x\ncontexts: [{name: x}]", "{"])
+async def test_a_file_that_is_no_kubeconfig_is_told_in_a_line(tmp_path, content):
+    (tmp_path / "config").write_text(content)
+    with pytest.raises(Fatal, match="config"):
+        await from_file(tmp_path / "config")
 
 
 async def test_user_information_in_our_own_kubeconfig_is_refused_and_never_printed(document, tmp_path):

@@ -15,9 +15,9 @@ import json
 import os
 import re
 import ssl
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from ipaddress import ip_address
@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 import yaml
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.client.rest import RESTClientObject
-from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config, load_kube_config_from_dict
+from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config_from_dict
 
 from clustermeshd.model.errors import Fatal, Refused
 
@@ -50,6 +50,7 @@ _FORBIDDEN_CLUSTER = {
     "proxy-url": "would send traffic through a proxy",
     "insecure-skip-tls-verify": "would trust any server",
 }
+_MATERIAL = ("certificate-authority", "client-certificate", "client-key", "tokenFile")  # files, or *-data
 _DNS_NAME = re.compile(r"(?=.{1,253}\Z)[a-zA-Z0-9_]([-a-zA-Z0-9_]{0,61}[a-zA-Z0-9_])?(\.[-a-zA-Z0-9_]{1,63})*\.?")
 _PATH = re.compile(r"[A-Za-z0-9._~/-]*")
 _TOKEN = re.compile(r"[\x21-\x7e]+")  # what a header may carry
@@ -85,20 +86,16 @@ async def from_file(path: Path | None, context: str | None = None) -> Access:
         return _access(configuration, fingerprint="", source=None, context=None, in_cluster=True)
     try:
         content = await asyncio.to_thread(path.read_bytes)
-        with _private_files() as private:
-            await load_kube_config(
-                str(path),
-                context=context,
-                client_configuration=configuration,
-                persist_config=False,
-                temp_file_path=private,
-            )
+        with _files_in_memory(yaml.safe_load(content), context, base=path.parent) as document:
+            await load_kube_config_from_dict(document, context, client_configuration=configuration)
             digest = hashlib.sha256(content).hexdigest()
             return _access(configuration, fingerprint=digest, source=path, context=context)
     except ssl.SSLError as error:
         raise Fatal(f"kubeconfig {path}: certificates or key: {error.reason or 'unusable'}") from None
     except OSError as error:
         raise Fatal(f"kubeconfig {path}: {error.strerror or error}; name a readable one with --kubeconfig") from error
+    except (binascii.Error, UnicodeEncodeError) as error:
+        raise Fatal(f"kubeconfig {path}: certificates or key: not base64") from error
     except (ConfigException, yaml.YAMLError) as error:
         raise Fatal(f"kubeconfig {path}: {str(error).splitlines()[0]}; see `kubectl config view`") from error
 
@@ -111,10 +108,8 @@ async def from_secret(content: bytes, where: str) -> Access:
     _check_user(user, where)
     configuration = Configuration()
     try:
-        with _private_files() as private:
-            await load_kube_config_from_dict(
-                {**document, "current-context": context}, client_configuration=configuration, temp_file_path=private
-            )
+        with _files_in_memory({**document, "current-context": context}, None) as given:
+            await load_kube_config_from_dict(given, client_configuration=configuration)
             return _access(configuration, fingerprint=hashlib.sha256(content).hexdigest())
     except (ConfigException, ssl.SSLError, OSError, ValueError, TypeError, KeyError) as error:
         # the cause may quote key material: only its class is told
@@ -124,13 +119,47 @@ async def from_secret(content: bytes, where: str) -> Access:
 
 
 @contextmanager
-def _private_files() -> Iterator[str]:
-    """A directory (0700) for the files that the kubernetes package makes of key material; gone at the end."""
+def _files_in_memory(document: Any, context: str | None, *, base: Path | None = None) -> Iterator[Any]:
+    """A kubeconfig whose key material stands in memory files (memfd_create(2)), gone at the end.
+
+    The kubernetes package would write it to a temporary directory, which a read-only or full disk does not have.
+    Relative paths are made absolute by ``base``. Only what the context chooses is looked at; anything odd is left as
+    it is for that package to refuse.
+    """
+    opened: list[int] = []
+    copy = deepcopy(document)
     try:
-        with tempfile.TemporaryDirectory(prefix="clustermesh-") as private:
-            yield private
+        for entry in _chosen_entries(copy, context):
+            for key in _MATERIAL:
+                data, path = entry.pop(f"{key}-data", None), entry.get(key)
+                if isinstance(data, str) and data:
+                    opened.append(os.memfd_create(key, os.MFD_CLOEXEC))
+                    os.write(opened[-1], base64.b64decode(data))
+                    entry[key] = f"/proc/self/fd/{opened[-1]}"
+                elif base is not None and isinstance(path, str):
+                    entry[key] = str(base / path)
+        yield copy
     finally:
-        _forget_temporary_files()
+        for descriptor in opened:
+            os.close(descriptor)
+
+
+def _chosen_entries(document: Any, context: str | None) -> Iterator[dict[str, Any]]:
+    """Cluster and user of the context."""
+    if not isinstance(document, dict):
+        return
+    chosen = _entry(document, "contexts", "context", context or document.get("current-context")) or {}
+    for kind in ("cluster", "user"):
+        entry = _entry(document, f"{kind}s", kind, chosen.get(kind))
+        if entry is not None:
+            yield entry
+
+
+def _entry(document: dict[str, Any], kinds: str, kind: str, name: object) -> dict[str, Any] | None:
+    entries = document.get(kinds)
+    found = [e for e in entries if isinstance(e, dict) and e.get("name") == name] if isinstance(entries, list) else []
+    entry = found[0].get(kind) if found else None
+    return entry if isinstance(entry, dict) else None
 
 
 def _access(
@@ -284,15 +313,6 @@ def _check_base64(entry: Mapping[str, Any], keys: tuple[str, ...], path: str, wh
 
 def _refused(found: str, where: str, fix: str) -> Refused:
     return Refused("KubeconfigRefused", f"kubeconfig: {found}", where=where, fix=fix)
-
-
-def _forget_temporary_files() -> None:
-    """The kubernetes package remembers where it put key material; those files are gone."""
-    from kubernetes.aio.config import kube_config
-
-    for path in [p for p in kube_config._temp_files.values() if not os.path.exists(p)]:  # noqa: SLF001, PTH110
-        for content in [c for c, p in kube_config._temp_files.items() if p == path]:  # noqa: SLF001
-            del kube_config._temp_files[content]  # noqa: SLF001
 
 
 def _token_end(token: str | None) -> datetime | None:
