@@ -180,3 +180,16 @@ def test_hostile_datagrams_get_nothing_and_break_nothing(probers: tuple[Topology
     assert list(map(len, replies(mesh.a.space, TUNNEL["a"][4], request + bytes(1000)))) == [24]  # nothing is amplified
     a.until(BOTH)
     b.until(BOTH)
+
+
+def test_a_source_that_floods_is_answered_at_its_own_rate_and_others_are_not_the_poorer(
+    probers: tuple[Topology, Running, Running],
+) -> None:
+    mesh, a, b = probers
+    a.until(BOTH)
+    mesh.a.space.ip("addr", "add", "10.91.1.9/32", "dev", "lo")
+    b.targets = [*b.targets, b.targets[0]._replace(node="node2", address="10.91.1.9")]
+    time.sleep(2 * QUICK.interval_s)  # so that b knows it
+    flood = [b"CMPP\x01\x01" + bytes(18)] * 400
+    assert 0 < len(replies(mesh.a.space, "10.91.1.9", *flood)) < 100
+    assert all(state == "reachable" for state, _ in a.states().values())

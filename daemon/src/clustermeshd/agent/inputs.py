@@ -71,13 +71,16 @@ class ClusterInputs:
         return Inputs(local, tuple(self._remotes.store.values()), self._version, self._path_mtus)
 
     def targets(self, mtus: Mapping[tuple[str, int], int]) -> list[Target]:
-        """Tunnel addresses of remote nodes in families that this node has one of, where ``mtus`` knows the way."""
+        """Tunnel addresses of remote nodes in families that this node has one of, where ``mtus`` knows the way.
+
+        May be asked from any thread.
+        """
         node = self.node
         if node is None:
             return []
         own = {address.version: str(address) for address in local_node(node, "").tunnel_addresses}
         found = []
-        for remote in self._remotes.store.values():
+        for remote in tuple(self._remotes.store.values()):
             spec = remote.spec
             for address in spec.tunnel_addresses:
                 family = 6 if ":" in address else 4

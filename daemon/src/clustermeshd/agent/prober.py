@@ -32,7 +32,7 @@ _FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 _IP_FREEBIND, _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _IPV6_FREEBIND, _PROBE = 15, 10, 23, 78, 3
 _MOST_PROBLEMS: Final = 20
 _MOST_READ: Final = 256  # datagrams at a time
-_ANSWERS_PER_S: Final = 2000.0
+_ANSWERS_PER_S: Final = (50.0, 5000.0)  # to one source, and to all
 _HEARD_ROUNDS: Final = 3  # rounds for which the other end's own probes count as heard
 
 
@@ -62,7 +62,8 @@ class Prober:
         self._sequence = 0
         self._waiting: dict[int, tuple[_Round, int, float]] = {}
         self._known: dict[str, float] = {}  # tunnel addresses of remote nodes, and when their probes were heard last
-        self._tokens, self._refilled_at = _ANSWERS_PER_S, time.monotonic()
+        self._tokens, self._refilled_at = _ANSWERS_PER_S[1], time.monotonic()
+        self._allowance: dict[str, tuple[float, float]] = {}  # by source: tokens, and when they were counted
         self._turn = 0
         self._refused: str = ""
 
@@ -87,10 +88,12 @@ class Prober:
         }
 
     async def _round(self) -> None:
-        targets = list(self._targets())
+        targets = list(await asyncio.to_thread(self._targets))
         self._bind({target.local for target in targets})
         self._known = {target.address: self._known.get(target.address, 0.0) for target in targets}
-        chosen = {target.key: target for target in sample(targets, self._settings.sample, self._turn)}
+        self._allowance = {source: held for source, held in self._allowance.items() if source in self._known}
+        picked = await asyncio.to_thread(sample, targets, self._settings.sample, self._turn)
+        chosen = {target.key: target for target in picked}
         self._turn += 1
         bad = {key for key, path in self._paths.items() if path.is_bad and key not in chosen}
         again = (target for target in targets if target.key in bad)  # until it is good, and as many as the sample
@@ -205,7 +208,7 @@ class Prober:
             return
         if kind == _REQUEST:
             self._known[sender[0]] = time.monotonic()
-            if self._may_answer():
+            if self._may_answer(sender[0]):
                 answer = _DATAGRAM.pack(_MAGIC, _VERSION, _ANSWER, 0, session, sequence)
                 with contextlib.suppress(OSError):
                     listener.sendto(answer, sender)
@@ -216,14 +219,17 @@ class Prober:
                 probe.sent[size] = arrived - sent_at
                 self._metrics.probes.labels("answered").inc()
 
-    def _may_answer(self) -> bool:
+    def _may_answer(self, source: str) -> bool:
+        """Within the rate of that source and within that of all: one that floods us takes nothing from others."""
         now = time.monotonic()
-        self._tokens = min(_ANSWERS_PER_S, self._tokens + (now - self._refilled_at) * _ANSWERS_PER_S)
+        tokens, since = self._allowance.get(source, (_ANSWERS_PER_S[0], now))
+        tokens = min(_ANSWERS_PER_S[0], tokens + (now - since) * _ANSWERS_PER_S[0])
+        self._tokens = min(_ANSWERS_PER_S[1], self._tokens + (now - self._refilled_at) * _ANSWERS_PER_S[1])
         self._refilled_at = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
+        is_allowed = tokens >= 1 and self._tokens >= 1
+        self._allowance[source] = (tokens - is_allowed, now)
+        self._tokens -= is_allowed
+        return is_allowed
 
 
 def _socket(address: str, port: int) -> socket.socket:

@@ -143,6 +143,13 @@ def _problems(view: View) -> list[str]:
         for node in view.mesh_nodes
         for p in node.status.problems or ()
     ]
+    lines += [
+        f"node {node.metadata.name}: path to {p.cluster}.{p.node} IPv{p.family} "
+        f"is {p.state} since {p.since}: {p.reason}" + (f", {p.mtu} bytes pass" if p.mtu else "")
+        for node in view.mesh_nodes
+        if node.status.paths is not None
+        for p in node.status.paths.problems
+    ]
     return ["\n".join(("PROBLEMS", *lines))] if lines else []
 
 
