@@ -11,7 +11,7 @@ nothing that another node claims; the result is the same as that of a whole plan
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple, TypeVar
@@ -35,7 +35,7 @@ from clustermeshd.kernel.state import (
     keyed,
 )
 from clustermeshd.kube.objects import RemoteNode
-from clustermeshd.model.addresses import BITS, Point, Prefix, point_of, prefix_of
+from clustermeshd.model.addresses import Point, Prefix, point_of, prefix_of
 from clustermeshd.model.settings import Dataplane
 from clustermeshd.plan.overlay_base import Base, Site
 from clustermeshd.plan.overlay_claims import (
@@ -44,11 +44,11 @@ from clustermeshd.plan.overlay_claims import (
     admit,
     by_precedence,
     local_conflict,
-    outermost,
     parse_peer,
 )
 from clustermeshd.plan.overlay_index import Claims, hashed_id, nexthop_ids, odd_ids, owners
 from clustermeshd.plan.overlay_local import LocalNode
+from clustermeshd.plan.overlay_parts import Maker, Part, bound_elements, pod_elements
 
 _FAMILIES = (4, 6)
 ValueT = TypeVar("ValueT", bound=Value)
@@ -81,19 +81,6 @@ class Desired:
     bases: Mapping[str, Base] = field(default_factory=dict)  # by device
 
 
-class _Part(NamedTuple):
-    """The kernel objects of one remote node. ``bound``: inner prefixes that an outer address may send from."""
-
-    peer: Peer
-    prefixes: Sequence[Prefix]
-    nexthops: list[Nexthop]
-    fdb: list[FdbEntry]
-    neighbours: list[Neighbour]
-    routes: list[Route]
-    bound: list[tuple[Base, Packed, Sequence[Prefix]]]
-    owned: list[int]  # nexthop ids
-
-
 def desired(local: LocalNode, remotes: Iterable[RemoteNode], settings: Dataplane, actual: KernelState) -> Desired:
     """All kernel objects of this node. ``actual`` tells where the underlay is and which numbers others use."""
     return Overlay(settings).plan(local, remotes, actual)
@@ -108,7 +95,8 @@ class Overlay:
 
     def _forget(self) -> None:
         self._local: LocalNode | None = None
-        self._mtus: dict[tuple[str, str, int], int] = {}
+        self._maker = Maker()
+        self._has_foreign_routes = False
         self._bases: dict[int, Base] = {}
         self._local_prefixes: tuple[Prefix, ...] = ()
         self._claims = Claims()
@@ -147,7 +135,6 @@ class Overlay:
         ``mtus``: by cluster, node and inner family, the largest packet in bytes that passes where full ones do not.
         """
         self._forget()
-        self._mtus = dict(mtus or {})
         problems: list[Problem] = []
         peers = self._accepted(local, remotes, problems)
         if not peers:
@@ -165,6 +152,8 @@ class Overlay:
         )
         site = Site(local, self._settings, actual, problems)
         self._bases = {family: base for family in _FAMILIES if (base := site.base(family, members[family]))}
+        self._maker = Maker(self._bases, self._own_points, dict(mtus or {}))
+        self._has_foreign_routes = bool(actual.around.foreign_routes)
         parts = self._add_peers(peers, prefixes, problems, actual)
         self._set_elements([p for own in prefixes.values() for p in own], chain.from_iterable(p.bound for p in parts))
         self._has_foreign_nft = actual.around.has_foreign_nft
@@ -217,7 +206,7 @@ class Overlay:
         prefixes: Mapping[str, tuple[Prefix, ...]],
         problems: list[Problem],
         actual: KernelState,
-    ) -> list[_Part]:
+    ) -> list[Part]:
         taken = actual.around.foreign_nexthops
         ids = nexthop_ids((peer for peer in peers if peer.has_overlay), self._bases, taken)
         self._odd_ids = taken | odd_ids(ids)
@@ -227,7 +216,9 @@ class Overlay:
         parts = []
         for peer in peers:
             is_known = peer.mac in macs
-            part = self._part(peer, prefixes[peer.name], ids, problems, gateways=gateways, has_known_mac=is_known)
+            part = self._maker.part(
+                peer, prefixes[peer.name], ids, problems, gateways=gateways, has_known_mac=is_known
+            )
             macs.add(peer.mac)
             if foreign:
                 part = self._without(part, foreign, peer, problems)
@@ -237,7 +228,7 @@ class Overlay:
         self._own(parts)
         return parts
 
-    def _without(self, part: _Part, foreign: frozenset[object], peer: Peer, problems: list[Problem]) -> _Part:
+    def _without(self, part: Part, foreign: frozenset[object], peer: Peer, problems: list[Problem]) -> Part:
         for route in part.routes:
             if route.key in foreign:
                 where = Prefix(4 if len(route.prefix) == 4 else 6, int.from_bytes(route.prefix, "big"), route.length)
@@ -246,83 +237,20 @@ class Overlay:
                 problems.append(Problem("ForeignRoute", peer.name, message))
         return part._replace(routes=[route for route in part.routes if route.key not in foreign])
 
-    # ---- one remote node
-
-    def _part(
-        self,
-        peer: Peer,
-        prefixes: Sequence[Prefix],
-        ids: Mapping[tuple[str, str, int], int],
-        problems: list[Problem],
-        *,
-        gateways: set[tuple[int, Packed]],
-        has_known_mac: bool,
-    ) -> _Part:
-        """Objects of one remote node; ``gateways`` are those in use by others, to which its own are added."""
-        part = _Part(peer, prefixes, [], [], [], [], [], [])
-        for base in self._bases.values() if peer.has_overlay else ():
-            own = [prefix for prefix in prefixes if prefix.family == base.family]
-            if not own:
-                continue
-            outer = next((point for point in peer.addresses if point.family == base.underlay_family), None)
-            gateway = _gateway(peer, own, base.family, gateways)
-            problem = self._member_problem(peer, outer, gateway, base.underlay_family, has_known_mac=has_known_mac)
-            if problem is not None or outer is None or gateway is None:
-                problems += [problem] if problem else []
-                continue
-            gateways.add((base.family, gateway))
-            self._add_member(part, peer, base, own, outer, gateway, ids[peer.cluster_id, peer.node, base.family])
-        return part
-
-    def _add_member(
-        self, part: _Part, peer: Peer, base: Base, own: Sequence[Prefix], outer: Point, gateway: Packed, number: int
-    ) -> None:
-        device = base.device
-        destination = outer.packed
-        part.owned.append(number)
-        part.fdb.append(FdbEntry(device.name, peer.mac, destination))
-        part.neighbours.append(Neighbour(device.name, gateway, peer.mac))
-        mtu = device.mtu
-        if self._mtus:
-            mtu = min(mtu, self._mtus.get((peer.cluster_name, peer.node, base.family), mtu))
-        if base.has_nexthops:
-            part.nexthops.append(Nexthop(number, device.name, gateway))
-            part.routes.extend(Route(p.packed, p.length, number, base.source, mtu) for p in own)
-        else:
-            part.routes.extend(
-                Route(p.packed, p.length, number, base.source, mtu, number, device.name, gateway) for p in own
-            )
-        part.bound.append((base, destination, own))
-
-    def _member_problem(
-        self, peer: Peer, outer: Point | None, gateway: Packed | None, family: int, *, has_known_mac: bool
-    ) -> Problem | None:
-        if outer is None:
-            reason, message = "NoUnderlayAddress", f"no IPv{family} node address, which this node's underlay needs"
-        elif outer in self._own_points:
-            reason, message = "OwnAddress", f"node address {outer} is this node's own"
-        elif gateway is None:
-            reason, message = "DuplicateGateway", "every address to route by belongs to another remote node too"
-        elif has_known_mac:
-            reason, message = "DuplicateMAC", "another node has the same tunnel MAC"
-        else:
-            return None
-        return Problem(reason, peer.name, message)
-
     # ---- what the plan holds
 
-    def _keep(self, part: _Part) -> None:
+    def _keep(self, part: Part) -> None:
         self._nexthops.update((value.key, value) for value in part.nexthops)
         self._fdb.update((value.key, value) for value in part.fdb)
         self._neighbours.update((value.key, value) for value in part.neighbours)
         self._routed.update((value.key, value) for value in part.routes)
 
-    def _own(self, parts: Iterable[_Part]) -> None:
+    def _own(self, parts: Iterable[Part]) -> None:
         for part in parts:
             for number in part.owned:
                 self._owners[number] = (part.peer.cluster_name, part.peer.node)
 
-    def _count(self, peer: Peer, part: _Part, step: int) -> None:
+    def _count(self, peer: Peer, part: Part, step: int) -> None:
         name = peer.cluster_name
         self._members[name] += step
         self._modes[name] = _mode(peer)
@@ -346,13 +274,13 @@ class Overlay:
     ) -> None:
         """Elements over all remote nodes: a prefix inside another one, or a shared address, is one element."""
         self._elements = {name: set() for name in nftsets.FIXED}
-        for name, element in _pod_elements("local", self._local_prefixes):
+        for name, element in pod_elements("local", self._local_prefixes):
             self._elements[name].add(element)
         shared: dict[tuple[int, Packed], list[Prefix]] = {}
         for base, outer, own in bound:
             shared.setdefault((base.family, outer), []).extend(own)
         together = [(self._bases[family], outer, own) for (family, outer), own in shared.items()]
-        for name, element in chain(_pod_elements("remote", remote), _bound_elements(together)):
+        for name, element in chain(pod_elements("remote", remote), bound_elements(together)):
             self._elements.setdefault(name, set()).add(element)
 
     # ---- single remote nodes
@@ -363,7 +291,7 @@ class Overlay:
         That is where a node, as it was or as it is, has a problem, claims something that another one claims too, is
         the first or the last that needs a device, or changes the mode of its cluster. A whole plan must follow then.
         """
-        if self._local is None:
+        if self._local is None or self._has_foreign_routes:
             return None
         before = [self._lift(change.old) for change in changed if change.old is not None]
         if None in before:
@@ -374,7 +302,7 @@ class Overlay:
         changes = self._difference([part for part in before if part], [part for part in after if part])
         return None if changes is None else (self._desired(), changes)
 
-    def _lift(self, remote: RemoteNode) -> _Part | None:
+    def _lift(self, remote: RemoteNode) -> Part | None:
         """Take a node out of the plan; None where others may have to move for it."""
         peer, part = self._alone(remote)
         self._claims.remove(peer)
@@ -383,7 +311,7 @@ class Overlay:
         self._count(peer, part, -1)
         return part
 
-    def _lay(self, remote: RemoteNode) -> _Part | None:
+    def _lay(self, remote: RemoteNode) -> Part | None:
         """Put a node into the plan; None where others have a say in it."""
         peer, part = self._alone(remote)
         if part is None or self._claims.meets(peer) or self._modes.get(peer.cluster_name, _mode(peer)) != _mode(peer):
@@ -392,7 +320,7 @@ class Overlay:
         self._count(peer, part, 1)
         return part
 
-    def _alone(self, remote: RemoteNode) -> tuple[Peer, _Part | None]:
+    def _alone(self, remote: RemoteNode) -> tuple[Peer, Part | None]:
         """A node's objects as if it were the only one; None where it has a problem of its own."""
         problems: list[Problem] = []
         peer = parse_peer(remote, problems)
@@ -411,7 +339,7 @@ class Overlay:
         ids = {owner: hashed_id(owner) for owner in owners([peer], self._bases)}
         if any(number in self._odd_ids for number in ids.values()):
             return peer, None
-        part = self._part(peer, peer.prefixes, ids, problems, gateways=set(), has_known_mac=False)
+        part = self._maker.part(peer, peer.prefixes, ids, problems, gateways=set(), has_known_mac=False)
         return peer, None if problems else part
 
     def _needs(self, family: int) -> bool:
@@ -423,7 +351,7 @@ class Overlay:
         has_devices = all(self._on_device[family] > 0 for family in self._bases)
         return bool(self._modes) and present == self._families and has_devices
 
-    def _difference(self, before: Sequence[_Part], after: Sequence[_Part]) -> Changes | None:
+    def _difference(self, before: Sequence[Part], after: Sequence[Part]) -> Changes | None:
         """Carries the parts over into the plan and says what that changes; None where it takes other sets."""
         for part in before:
             for number in part.owned:
@@ -449,10 +377,10 @@ class Overlay:
             nft=NftChange(self._table, add=add, remove=remove) if add or remove else None,
         )
 
-    def _elements_of(self, parts: Iterable[_Part]) -> dict[str, set[Element]]:
+    def _elements_of(self, parts: Iterable[Part]) -> dict[str, set[Element]]:
         found: dict[str, set[Element]] = {}
         for part in parts:
-            for name, element in (*_pod_elements("remote", part.prefixes), *_bound_elements(part.bound)):
+            for name, element in (*pod_elements("remote", part.prefixes), *bound_elements(part.bound)):
                 found.setdefault(name, set()).add(element)
         return found
 
@@ -477,32 +405,3 @@ def _mode(peer: Peer) -> str:
 
 def _overlay_families(peer: Peer) -> set[int]:
     return {prefix.family for prefix in peer.prefixes} if peer.has_overlay else set()
-
-
-def _pod_elements(side: str, prefixes: Collection[Prefix]) -> Iterator[tuple[str, Element]]:
-    names = {family: nftsets.pods_set(side, family) for family in _FAMILIES}
-    for prefix in outermost(prefixes):
-        last = prefix.high.to_bytes(BITS[prefix.family] // 8, "big")
-        yield names[prefix.family], nftsets.prefix_element(prefix.packed, last)
-
-
-def _bound_elements(bound: Iterable[tuple[Base, Packed, Sequence[Prefix]]]) -> Iterator[tuple[str, Element]]:
-    for base, outer, prefixes in bound:
-        yield base.nodes_set, outer
-        for prefix in outermost(prefixes):
-            name = nftsets.peers_set(base.underlay_family, base.family, prefix.length)
-            yield name, nftsets.binding(outer, prefix.packed)
-
-
-def _gateway(peer: Peer, prefixes: Sequence[Prefix], family: int, taken: set[tuple[int, Packed]]) -> Packed | None:
-    """Address that stands for the node on the device: its tunnel address, else a network address of its own."""
-    for point in peer.tunnel_addresses:
-        if point.family == family and any(prefix.holds(point) for prefix in prefixes):
-            address = point.packed
-            if (family, address) not in taken:
-                return address
-    for prefix in prefixes:
-        address = prefix.packed
-        if (family, address) not in taken:
-            return address
-    return None
