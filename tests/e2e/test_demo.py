@@ -8,6 +8,7 @@ import re
 import subprocess
 import time
 from datetime import UTC, datetime
+from ipaddress import ip_address
 
 import pytest
 from clustermesh_lab import Lab
@@ -68,7 +69,9 @@ def test_pods_reach_pods_of_the_other_cluster_and_keep_their_source(meshed: Lab)
 def test_the_packets_between_the_clusters_are_vxlan_between_routed_subnets(meshed: Lab):
     east, west = meshed.clusters["east"], meshed.clusters["west"]
     (client, *_), (server, *_) = probes.pods(east, "app=productpage"), probes.pods(west, "app=reviews")
-    argv = ["timeout", "15", "tcpdump", "-lnni", "eth0", "-T", "vxlan", "-c", "4", "udp", "port", "4790"]
+    inner = f"0x{ip_address(client.ip()):x}"  # after UDP, VXLAN and Ethernet: 42 source, 46 destination
+    match = f"udp port 4790 and (udp[42:4] = {inner} or udp[46:4] = {inner})"  # the agents' probes cross there too
+    argv = ["timeout", "15", "tcpdump", "-lnni", "eth0", "-T", "vxlan", "-c", "4", match]
     line = east.nodes[client.node].enter_command(argv)
     capture = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     time.sleep(1.5)
