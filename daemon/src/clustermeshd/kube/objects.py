@@ -218,18 +218,40 @@ class SyncOptions(Struct, frozen=True):
     overlay_routing_mode: str = "Disabled"
 
 
+class ImportLimits(Struct, frozen=True):
+    """How many objects of a kind, and how many bytes an object, are held of a peer at most."""
+
+    nodes: int = 20_000
+    services: int = 50_000
+    endpoint_slices: int = 100_000
+    pods: int = 500_000
+    object_bytes: int = 4 << 20
+
+
 class ImportRules(Struct, frozen=True):
     """What a peer may claim. Absent = any prefix that collides with nothing of ours."""
 
     pod_cidrs: tuple[str, ...] | None = msgspec.field(name="podCIDRs", default=None)
     node_cidrs: tuple[str, ...] | None = msgspec.field(name="nodeCIDRs", default=None)
+    service_cidrs: tuple[str, ...] | None = msgspec.field(name="serviceCIDRs", default=None)
     namespaces: tuple[str, ...] | None = None
+    namespace_selector: str | None = None
+    label_keys: tuple[str, ...] | None = None
+    limits: ImportLimits = ImportLimits()
+
+
+class Staleness(Struct, frozen=True):
+    """What becomes of a peer's endpoints when it cannot be read: Keep, NotReady or Drop, after so many seconds."""
+
+    policy: str = "NotReady"
+    after_seconds: int = 300
 
 
 class RemoteClusterConfigurationSpec(Struct, frozen=True):
     cluster_access_secret: ClusterAccessSecret | None = None
     sync_options: SyncOptions = SyncOptions()
     import_: ImportRules = msgspec.field(name="import", default=ImportRules())
+    staleness: Staleness = Staleness()
 
 
 class RefusedObject(Struct, frozen=True):
