@@ -82,3 +82,11 @@ def test_examples_are_bounded_and_the_count_is_not():
     made = status(configuration(), PeerFacts(refused=many), time="t")
     assert len(made.refused) == 20
     assert made.counts.refused == 50
+
+
+def test_in_sync_names_the_credential_of_the_synced_connection_and_stale_names_none():
+    made = status(configuration(), replace(FINE, credential="0123456789abcdef" * 4), time="t")
+    messages = {c.type: c.message for c in made.conditions or ()}
+    assert messages["Synced"] == "2 nodes, 3 services, credential 0123456789abcdef"
+    stale = status(configuration(), replace(FINE, credential="0123", error=Retriable("gone")), time="t")
+    assert all("credential" not in c.message for c in stale.conditions or ())

@@ -72,6 +72,7 @@ class StatusWriter:
             refused=tuple(plan.refused) if plan is not None else (),
             last_sync=_now() if fresh and not _was_synced(before) else "",
             credential_expiry=_rfc3339(expiry) if expiry is not None else "",
+            credential=connection.access.fingerprint if connection is not None else "",
         )
 
     def _measure(self, peer: Peer, facts: peerstatus.PeerFacts) -> None:

@@ -13,7 +13,10 @@ _EXAMPLES = 20
 
 @dataclass(frozen=True, slots=True)
 class PeerFacts:
-    """Facts about a peer; ``last_sync`` and ``credential_expiry`` are RFC 3339 times or empty."""
+    """Facts about a peer; ``last_sync`` and ``credential_expiry`` are RFC 3339 times or empty.
+
+    ``credential`` is the fingerprint of what the synced connection authenticates with.
+    """
 
     error: MeshError | None = None
     identified: bool = False
@@ -26,6 +29,7 @@ class PeerFacts:
     refused: tuple[objects.RefusedObject, ...] = ()
     last_sync: str = ""
     credential_expiry: str = ""
+    credential: str = ""
 
 
 def verdicts(configuration: objects.RemoteClusterConfiguration, facts: PeerFacts) -> tuple[Verdict, ...]:
@@ -46,7 +50,9 @@ def _synced(facts: PeerFacts) -> Verdict:
         return Verdict("Synced", False, "NotListed", "not every kind has been listed yet; nothing is removed")
     if facts.error is not None:
         return Verdict("Synced", False, "Stale", "the last known state is kept")
-    return Verdict("Synced", True, "InSync", f"{facts.nodes} nodes, {facts.services} services")
+    # whoever rotates credentials waits for this digest before the old one is revoked
+    credential = f", credential {facts.credential[:16]}" if facts.credential else ""
+    return Verdict("Synced", True, "InSync", f"{facts.nodes} nodes, {facts.services} services{credential}")
 
 
 def _routed(configuration: objects.RemoteClusterConfiguration, facts: PeerFacts) -> Verdict:
