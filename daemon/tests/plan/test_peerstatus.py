@@ -1,5 +1,7 @@
 """Status of a RemoteClusterConfiguration: stable reasons, times that move only with a change."""
 
+from dataclasses import replace
+
 import msgspec
 import pytest
 from clustermeshd.kube import objects
