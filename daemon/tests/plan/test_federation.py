@@ -1,13 +1,15 @@
 """Federated Services as the Calico Enterprise pages describe them."""
 
-from ipaddress import ip_address, ip_network
-
 import msgspec
 import pytest
 from clustermeshd.kube import objects
 from clustermeshd.model import names
+from clustermeshd.model.addresses import Ranges, parse_prefix
 from clustermeshd.plan import federation
+from clustermeshd.plan.endpoints import endpoints
 from clustermeshd.selector import SelectorError
+from hypothesis import given
+from hypothesis import strategies as st
 
 KEY = names.SERVICE_SELECTOR
 
@@ -44,12 +46,7 @@ def slice_of(name, *ips, ports=(("http", 9000, "TCP"),), node="n1", family="IPv4
 
 
 def cluster(name, services, slices, pods="10.0.0.0/8"):
-    return federation.Cluster(
-        name=name,
-        services=services,
-        slices=lambda s: [x for x in slices if x.labels[names.SERVICE_NAME] == s],
-        owns=lambda address: address in ip_network(pods),
-    )
+    return name or "", services, slices, Ranges([parse_prefix(pods)])
 
 
 FEDERATED = service("reviews", annotations={KEY: 'app == "reviews"'})
@@ -59,8 +56,24 @@ REMOTE = cluster(
 )
 
 
-def federate(federated, *clusters, nodes=("n1",)):
-    return federation.slices(federated, federation.selector_of(federated), clusters, dict.fromkeys(nodes))
+def plan(federated, *clusters, nodes=("n1",), stale=None, kept=()):
+    """Plan of a Service over clusters, backing Services chosen as the controller does."""
+    selector, backings = federation.selector_of(federated), []
+    for name, services, slices, owned in clusters:
+        chosen = {
+            s.metadata.name
+            for s in services
+            if s.metadata.namespace == federated.metadata.namespace
+            and (labels := federation.backing_labels(s, name)) is not None
+            and selector.matches(labels)
+        }
+        pieces = [s for s in slices if s.labels[names.SERVICE_NAME] in chosen]
+        backings.append(federation.Backing(name, pieces, owned.__contains__, (stale or {}).get(name, "")))
+    return federation.plan(federated, backings, kept, nodes)
+
+
+def federate(federated, *clusters, **options):
+    return plan(federated, *clusters, **options).slices
 
 
 def members(made):
@@ -119,7 +132,7 @@ def test_a_single_unnamed_port_matches_an_unnamed_port():
     backing = slice_of("b", "10.1.0.5", ports=(("", 9000, "TCP"),))
     (made,) = federate(federated, cluster(None, [service("b")], [backing])).values()
     assert [(p.name, p.port) for p in made.ports] == [("", 9000)]
-    (subset,) = federation.endpoints(federated, [made]).subsets
+    (subset,) = endpoints(federated, [made]).subsets
     assert subset.ports == (objects.EndpointPort(name=None, port=9000, protocol="TCP"),)
 
 
@@ -155,7 +168,8 @@ def test_long_slices_are_split_at_a_hundred_and_names_are_stable():
     ips = [f"10.1.{i // 200}.{i % 200 + 1}" for i in range(250)]
     big = cluster(None, [service("b", {"app": "reviews"})], [slice_of("b", *ips)])
     made = federate(FEDERATED, big)
-    assert sorted(len(piece.endpoints) for piece in made.values()) == [50, 100, 100]
+    assert max(len(piece.endpoints) for piece in made.values()) <= 100
+    assert len(made) <= 10
     assert members(made) == sorted(ips)
     assert made == federate(FEDERATED, big)
 
@@ -182,13 +196,13 @@ def test_families_the_service_does_not_have_are_left_out():
         ),
     )
     assert members(pieces) == ["10.1.0.5", "fd00::5"]
-    (subset,) = federation.endpoints(both, pieces.values()).subsets
+    (subset,) = endpoints(both, pieces.values()).subsets
     assert [a.ip for a in subset.addresses] == ["fd00::5"]
 
 
 def test_the_endpoints_object_shows_one_subset_per_cluster_and_is_not_mirrored():
     waiting = cluster("north", [service("b", {"app": "reviews"})], [slice_of("b", "10.3.0.1", ready=False)])
-    made = federation.endpoints(FEDERATED, federate(FEDERATED, LOCAL, REMOTE, waiting).values())
+    made = endpoints(FEDERATED, federate(FEDERATED, LOCAL, REMOTE, waiting).values())
     assert made.labels[names.SKIP_MIRROR] == "true"
     assert made.annotations[KEY] == 'app == "reviews"'
     shown = [([a.ip for a in s.addresses or ()], [a.ip for a in s.not_ready_addresses or ()]) for s in made.subsets]
@@ -203,16 +217,123 @@ def test_the_endpoints_object_holds_a_thousand_addresses_at_most():
     ]
     made = federate(FEDERATED, cluster(None, [service("b", {"app": "reviews"})], slices))
     assert len(members(made)) == 1200
-    assert sum(len(s.addresses) for s in federation.endpoints(FEDERATED, made.values()).subsets) == 1000
+    assert sum(len(s.addresses) for s in endpoints(FEDERATED, made.values()).subsets) == 1000
 
 
-def test_owns_is_asked_with_addresses_never_with_text():
-    seen = []
-    remote = federation.Cluster(
-        "w",
-        [service("b", {"app": "reviews"})],
-        lambda _: [slice_of("b", "10.2.0.5")],
-        lambda a: bool(seen.append(a)) or True,
+def conditions(made):
+    return {ip: e.conditions.ready for piece in made.values() for e in piece.endpoints for ip in e.addresses}
+
+
+@given(st.sets(st.integers(0, 4000), min_size=60, max_size=700), st.integers(0, 4000))
+def test_one_endpoint_more_rewrites_its_slice_and_at_most_the_two_of_a_split(numbers, extra):
+    def made(members):
+        ips = [f"10.1.{n // 250}.{n % 250 + 1}" for n in sorted(members)]
+        return federate(FEDERATED, cluster(None, [service("b", {"app": "reviews"})], [slice_of("b", *ips)]))
+
+    before, after = made(numbers), made(numbers | {extra})
+    assert members(after) == sorted({*members(before), f"10.1.{extra // 250}.{extra % 250 + 1}"})
+    assert all(0 < len(piece.endpoints) <= 100 for piece in after.values())
+    changed = [name for name in before.keys() | after.keys() if before.get(name) != after.get(name)]
+    assert len(changed) <= 3 or len(numbers) <= 100
+
+
+@pytest.mark.parametrize(
+    ("affinity", "local_ready", "remote_ready", "expected"),
+    [
+        ("local", True, True, {"10.1.0.5": True, "10.2.0.5": False}),
+        ("local", False, True, {"10.1.0.5": False, "10.2.0.5": True}),
+        ("remote", True, True, {"10.1.0.5": False, "10.2.0.5": True}),
+        ("remote", True, False, {"10.1.0.5": True, "10.2.0.5": False}),
+        ("none", True, True, {"10.1.0.5": True, "10.2.0.5": True}),
+        ("elsewhere", True, True, {"10.1.0.5": True, "10.2.0.5": True}),
+    ],
+)
+def test_affinity_prefers_a_side_while_it_has_a_ready_endpoint(affinity, local_ready, remote_ready, expected):
+    federated = service("f", annotations={KEY: "all()", names.AFFINITY: affinity})
+    local = cluster(None, [service("a")], [slice_of("a", "10.1.0.5", ready=local_ready)])
+    remote = cluster("west", [service("a")], [slice_of("a", "10.2.0.5", ready=remote_ready)])
+    assert conditions(federate(federated, local, remote)) == expected
+
+
+def test_affinity_leaves_a_port_that_only_the_other_side_serves():
+    ports = (("http", 80, "TCP"), ("admin", 81, "TCP"))
+    federated = service("f", annotations={KEY: "all()", names.AFFINITY: "local"}, ports=ports)
+    local = cluster(None, [service("a")], [slice_of("a", "10.1.0.5")])
+    remote = cluster(
+        "west", [service("a")], [slice_of("a", "10.2.0.5", ports=(("http", 1, "TCP"), ("admin", 2, "TCP")))]
     )
-    federate(FEDERATED, remote)
-    assert seen == [ip_address("10.2.0.5")]
+    assert conditions(federate(federated, local, remote)) == {"10.1.0.5": True, "10.2.0.5": True}
+
+
+@pytest.mark.parametrize(
+    ("stale", "expected"),
+    [
+        ({"west": "NotReady"}, {"10.1.0.5": True, "10.2.0.5": False, "10.2.0.6": False}),
+        ({"west": "Drop"}, {"10.1.0.5": True}),
+        ({}, {"10.1.0.5": True, "10.2.0.5": True, "10.2.0.6": True}),
+    ],
+)
+def test_endpoints_of_a_lost_cluster_step_back_while_others_are_ready(stale, expected):
+    made = federate(FEDERATED, LOCAL, REMOTE, stale=stale)
+    assert conditions(made) == expected
+
+
+@pytest.mark.parametrize("policy", ["NotReady", "Drop"])
+def test_a_lost_cluster_never_empties_a_service(policy):
+    assert conditions(federate(FEDERATED, REMOTE, stale={"west": policy})) == {"10.2.0.5": True, "10.2.0.6": True}
+    unready = cluster(None, [service("a", {"app": "reviews"})], [slice_of("a", "10.1.0.5", ready=False)])
+    made = federate(FEDERATED, unready, REMOTE, stale={"west": policy})
+    assert conditions(made) == {"10.1.0.5": False, "10.2.0.5": True, "10.2.0.6": True}
+
+
+def test_affinity_and_staleness_together_leave_a_service_its_local_endpoints():
+    federated = service("reviews", annotations={KEY: 'app == "reviews"', names.AFFINITY: "remote"})
+    made = federate(federated, LOCAL, REMOTE, stale={"west": "NotReady"})
+    assert conditions(made) == {"10.1.0.5": True, "10.2.0.5": False, "10.2.0.6": False}
+
+
+def test_slices_of_a_cluster_that_was_not_read_yet_stay_as_they_are_until_it_counts_as_lost():
+    written = list(federate(FEDERATED, LOCAL, REMOTE).values())
+    remote = [piece for piece in written if names.REMOTE_CLUSTER in piece.labels]
+    kept = federate(FEDERATED, LOCAL, kept=[federation.Kept(remote)])
+    assert kept == {piece.metadata.name: piece for piece in written}
+    lost = federate(FEDERATED, LOCAL, kept=[federation.Kept(remote, "NotReady")])
+    assert conditions(lost) == {"10.1.0.5": True, "10.2.0.5": False, "10.2.0.6": False}
+
+
+def test_a_lying_peer_cannot_make_a_slice_that_the_api_server_refuses():
+    bad = msgspec.structs.replace(
+        slice_of("b", "10.2.0.5", ports=(("http", 0, "TCP"), ("http", 70000, "TCP"), ("http", 8080, "TCP"))),
+        endpoints=(
+            objects.Endpoint(addresses=("10.2.0.5",), hostname="Not a label", node_name="-x-", zone="z" * 300),
+            objects.Endpoint(addresses=()),
+            objects.Endpoint(addresses=("10.2.0.7", "fd00::1")),
+            objects.Endpoint(addresses=tuple(f"10.2.1.{i}" for i in range(101))),
+            objects.Endpoint(addresses=("010.2.0.8",)),
+        ),
+    )
+    planned = plan(FEDERATED, cluster("west", [service("b", {"app": "reviews"})], [bad]))
+    (made,) = planned.slices.values()
+    assert made.ports == (objects.EndpointPort(name="http", port=8080, protocol="TCP"),)
+    assert made.endpoints == (objects.Endpoint(addresses=("10.2.0.5",)),)
+    assert len(planned.refused["west"]) == 4
+
+
+def test_addresses_that_are_to_be_published_in_any_state_are_ready():
+    federated = service("f", annotations={KEY: "all()"}, publish_not_ready_addresses=True)
+    made = federate(federated, cluster("west", [service("a")], [slice_of("a", "10.2.0.5", ready=False)]))
+    assert conditions(made) == {"10.2.0.5": True}
+
+
+def test_an_endpoints_object_that_is_cut_says_so_and_keeps_ready_addresses_first():
+    waiting = slice_of("b", *[f"10.1.{i // 250}.{i % 250 + 1}" for i in range(300)], ready=False)
+    ready = slice_of("b", *[f"10.2.{i // 250}.{i % 250 + 1}" for i in range(900)])
+    made = federate(
+        FEDERATED,
+        cluster(None, [service("b", {"app": "reviews"})], [waiting]),
+        cluster("west", [service("b", {"app": "reviews"})], [ready]),
+    )
+    shown = endpoints(FEDERATED, made.values())
+    assert shown.annotations[names.OVER_CAPACITY] == "truncated"
+    assert sum(len(s.addresses or ()) for s in shown.subsets) == 900
+    assert sum(len(s.not_ready_addresses or ()) for s in shown.subsets) == 100

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from clustermeshd.controller.facts import ServiceFacts
+from clustermeshd.controller.facts import ServiceFacts, ServiceName, slim_service, slim_slice
 from clustermeshd.kube import objects, resources
 from clustermeshd.kube.access import Access
 from clustermeshd.kube.client import Client
@@ -39,7 +39,7 @@ class Connection:
         user_agent: str,
         accept: Callable[[str], None],
         nodes_changed: Callable[[], None],
-        services_changed: Callable[[str], None],
+        services_changed: Callable[[ServiceName], None],
     ) -> None:
         self.access = access
         self.cluster_id = ""
@@ -52,10 +52,10 @@ class Connection:
             self._client, resources.NODES, on_change=lambda change: _node_changed(change, nodes_changed)
         )
         self.service_informer: Informer[objects.Service] = Informer(
-            self._client, resources.SERVICES, on_change=self.services.on_service
+            self._client, resources.SERVICES, on_change=self.services.on_service, keep=slim_service
         )
         self.slice_informer: Informer[objects.EndpointSlice] = Informer(
-            self._client, resources.ENDPOINT_SLICES, on_change=self.services.on_slice
+            self._client, resources.ENDPOINT_SLICES, on_change=self.services.on_slice, keep=slim_slice
         )
 
     @property

@@ -1,74 +1,119 @@
-"""Services of one cluster, indexed as federation asks for them: by namespace, and slices by Service."""
+"""Services of one cluster and their slices, as federation asks for them, in the memory they need and no more."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+import msgspec
 
 from clustermeshd.kube import objects
 from clustermeshd.kube.informer import Change
 from clustermeshd.model import names
-from clustermeshd.model.addresses import Address
-from clustermeshd.plan import federation
+
+
+class ServiceName(NamedTuple):
+    """A Service within one cluster."""
+
+    namespace: str
+    name: str
 
 
 class ServiceFacts:
-    """Kept by the change callbacks of two informers; tells the namespaces that changed."""
+    """Kept by the change callbacks of two informers; tells the Services that changed, or whose slices did."""
 
-    def __init__(self, changed: Callable[[str], None]) -> None:
+    def __init__(self, changed: Callable[[ServiceName], None]) -> None:
         self._changed = changed
-        self._services: defaultdict[str, dict[str, objects.Service]] = defaultdict(dict)
-        self._slices: defaultdict[str, defaultdict[str, dict[str, objects.EndpointSlice]]] = defaultdict(
-            lambda: defaultdict(dict)
-        )
+        self._services: dict[ServiceName, objects.Service] = {}
+        self._slices: dict[ServiceName, dict[str, objects.EndpointSlice]] = {}
 
     def on_service(self, change: Change[objects.Service]) -> None:
-        for old in _gone(change):
-            self._services[old.metadata.namespace or ""].pop(old.metadata.name, None)
-            self._changed(old.metadata.namespace or "")
-        if change.new is not None:
-            self._services[change.new.metadata.namespace or ""][change.new.metadata.name] = change.new
-            self._changed(change.new.metadata.namespace or "")
+        changed = change.new or change.old
+        if changed is None:
+            return
+        name = ServiceName(changed.metadata.namespace or "", changed.metadata.name)
+        if change.new is None:
+            self._services.pop(name, None)
+        else:
+            self._services[name] = change.new
+        self._changed(name)
 
     def on_slice(self, change: Change[objects.EndpointSlice]) -> None:
         """A slice may move to another Service by a changed label: leaves the old one first."""
-        if change.old is not None:
-            namespace, service = _owner(change.old)
-            self._slices[namespace][service].pop(change.old.metadata.name, None)
-            self._changed(change.old.metadata.namespace or "")
-        if change.new is not None:
-            namespace, service = _owner(change.new)
-            self._slices[namespace][service][change.new.metadata.name] = change.new
-            self._changed(change.new.metadata.namespace or "")
+        before = change.old and _owner(change.old)
+        after = change.new and _owner(change.new)
+        if change.old is not None and before and before != after:
+            members = self._slices.get(before, {})
+            members.pop(change.old.metadata.name, None)
+            if not members:
+                self._slices.pop(before, None)
+            self._changed(before)
+        if change.new is not None and after:
+            self._slices.setdefault(after, {})[change.new.metadata.name] = change.new
+            self._changed(after)
 
-    def services(self, namespace: str) -> Iterable[objects.Service]:
-        return self._services.get(namespace, {}).values()
+    @property
+    def services(self) -> Mapping[ServiceName, objects.Service]:
+        return self._services
 
-    def slices(self, namespace: str, service: str) -> Iterable[objects.EndpointSlice]:
-        by_service = self._slices.get(namespace)
-        return by_service.get(service, {}).values() if by_service is not None else ()
+    def slices(self, service: ServiceName) -> Iterable[objects.EndpointSlice]:
+        return self._slices.get(service, {}).values()
 
-    def all_slices(self, namespace: str) -> Iterable[objects.EndpointSlice]:
-        """Slices of every Service of a namespace, and of none."""
-        by_service = self._slices.get(namespace)
-        return [piece for pieces in by_service.values() for piece in pieces.values()] if by_service is not None else []
-
-    def namespaces(self) -> Iterable[str]:
-        return list(self._services.keys() | self._slices.keys())
-
-    def cluster(self, name: str | None, namespace: str, owns: Callable[[Address], bool]) -> federation.Cluster:
-        """These facts as federation takes them, for one namespace."""
-        return federation.Cluster(
-            name=name,
-            services=self.services(namespace),
-            slices=lambda service: self.slices(namespace, service),
-            owns=owns,
-        )
+    @property
+    def slice_count(self) -> int:
+        return sum(len(members) for members in self._slices.values())
 
 
-def _gone(change: Change[objects.Service]) -> Iterable[objects.Service]:
-    return () if change.old is None or change.new is not None else (change.old,)
+def _owner(piece: objects.EndpointSlice) -> ServiceName:
+    return ServiceName(piece.metadata.namespace or "", piece.labels.get(names.SERVICE_NAME, ""))
 
 
-def _owner(piece: objects.EndpointSlice) -> tuple[str, str]:
-    return piece.metadata.namespace or "", piece.labels.get(names.SERVICE_NAME, "")
+# ---- what informers keep
+
+_CONDITIONS: dict[objects.EndpointConditions, objects.EndpointConditions] = {}  # at most 27
+_FEDERATION = (names.SERVICE_SELECTOR, names.SERVICE_SELECTOR_ALIAS, names.AFFINITY, names.STALENESS)
+
+
+def slim_service(service: objects.Service) -> objects.Service:
+    """A Service without the annotations that mean nothing here."""
+    annotations = {key: value for key, value in service.annotations.items() if key in _FEDERATION}
+    return msgspec.structs.replace(
+        service, metadata=msgspec.structs.replace(service.metadata, annotations=annotations or None)
+    )
+
+
+def slim_slice(piece: objects.EndpointSlice) -> objects.EndpointSlice:
+    """A slice of a peer without what is not federated; what many endpoints have in common is held once."""
+    meta = piece.metadata
+    trigger = piece.annotations.get(names.LAST_CHANGE_TRIGGER)
+    return msgspec.structs.replace(
+        piece,
+        metadata=objects.Metadata(
+            name=meta.name,
+            namespace=_shared(meta.namespace),
+            resource_version=meta.resource_version,
+            labels={names.SERVICE_NAME: sys.intern(piece.labels.get(names.SERVICE_NAME, ""))},
+            annotations={names.LAST_CHANGE_TRIGGER: trigger} if trigger else None,
+        ),
+        endpoints=tuple(map(_slim_endpoint, piece.endpoints or ())),
+    )
+
+
+def _slim_endpoint(endpoint: objects.Endpoint) -> objects.Endpoint:
+    target = endpoint.target_ref
+    return objects.Endpoint(
+        addresses=endpoint.addresses,
+        conditions=_CONDITIONS.setdefault(endpoint.conditions, endpoint.conditions),
+        hostname=endpoint.hostname,
+        node_name=_shared(endpoint.node_name),
+        zone=_shared(endpoint.zone),
+        target_ref=target
+        and objects.ObjectReference(
+            kind=sys.intern(target.kind), name=target.name, namespace=sys.intern(target.namespace)
+        ),
+    )
+
+
+def _shared(text: str | None) -> str | None:
+    return text if text is None else sys.intern(text)

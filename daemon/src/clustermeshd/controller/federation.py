@@ -1,107 +1,381 @@
-"""Federates Services: keeps our EndpointSlices and Endpoints of every Service that carries the annotation."""
+"""Federates Services: keeps our EndpointSlices and Endpoints of every Service that carries the annotation.
+
+A change of any Service or slice concerns the federated Services that select it, found by an index, and each of those
+is brought up to date by itself, by a few workers; the queue between is fair among clusters. Slices are written at
+once, since proxies read them. The Endpoints object is there for people and is written at a bounded rate.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 
+import msgspec
+
+from clustermeshd.controller.connection import Connection
 from clustermeshd.controller.events import Events
+from clustermeshd.controller.facts import ServiceFacts, ServiceName
 from clustermeshd.controller.local import LocalFacts
-from clustermeshd.controller.nodes import NodeMirror
+from clustermeshd.controller.metrics import Metrics
 from clustermeshd.controller.peer import Peer
+from clustermeshd.controller.queue import FairQueue
+from clustermeshd.controller.rate import Rate
+from clustermeshd.controller.written import Written, is_written
 from clustermeshd.kube import objects, resources
+from clustermeshd.kube.client import Client
 from clustermeshd.kube.writer import Writer
 from clustermeshd.model import names
+from clustermeshd.model.addresses import Ranges
+from clustermeshd.model.errors import MeshError, Refused
 from clustermeshd.plan import federation
-from clustermeshd.selector import Selector, SelectorError
+from clustermeshd.plan.endpoints import endpoints
+from clustermeshd.plan.federation import Backing, Federated, Kept
+from clustermeshd.plan.matching import Matches
+from clustermeshd.plan.peerstatus import reason_of
+from clustermeshd.plan.staleness import Freshness, Policy, annotated, policy_of
 
 _LOG = logging.getLogger(__name__)
+
+_WORKERS = 8
+_PAUSE_S = 0.1  # between two turns of one Service
+_ENDPOINTS_PER_S = 20.0
+_ENDPOINTS_BURST = 200
+_FIRST_RETRY_S = 1.0
+_MAX_RETRY_S = 60.0
+_TICK_S = 1.0
+_LOCAL = ""
+
+_Backer = tuple[str, str]  # cluster and name of a backing Service
+
+
+class _Remote:
+    """What is in force of one peer: the connection whose nodes were planned, and the addresses it may give."""
+
+    def __init__(self, now: float) -> None:
+        self.connection: Connection | None = None
+        self.owns = Ranges(())
+        self.services: set[ServiceName] = set()
+        self.freshness = Freshness(now)
+        self.stale: frozenset[Policy] = frozenset()  # policies that apply now
 
 
 class Federator:
     """Owner of the slices and Endpoints of federated Services."""
 
     def __init__(
-        self, local: LocalFacts, peers: Mapping[str, Peer], nodes: NodeMirror, writer: Writer, events: Events
+        self,
+        local: LocalFacts,
+        peers: Mapping[str, Peer],
+        *,
+        client: Client,
+        writer: Writer,
+        events: Events,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._local = local
         self._peers = peers
-        self._nodes = nodes
+        self._client = client
         self._writer = writer
         self._events = events
+        self._metrics = metrics
+        self._clock = clock
+        self._queue: FairQueue[ServiceName] = FairQueue(pause_s=_PAUSE_S, clock=clock)
+        self._index: defaultdict[str, Matches[str, _Backer]] = defaultdict(Matches)
+        self._federated: set[ServiceName] = set()
+        self._policies: dict[ServiceName, Policy] = {}
+        self._complaints: dict[ServiceName, Refused] = {}
+        self._remotes: dict[str, _Remote] = {}
+        self._refused: dict[ServiceName, dict[str, list[str]]] = {}
+        self._failures: dict[ServiceName, int] = {}
+        self._due: dict[ServiceName, None] = {}  # Endpoints objects that wait for their turn
+        self._rate = Rate(_ENDPOINTS_PER_S, _ENDPOINTS_BURST, clock=clock)
+        self._busy = 0
 
-    async def reconcile(self, namespace: str) -> None:
-        """Brings every federated Service of a namespace up to date, and clears what no longer is one."""
-        services = {service.metadata.name: service for service in self._local.services.services(namespace)}
-        desired: dict[str, objects.EndpointSlice] = {}
-        federated: dict[str, objects.Service] = {}
-        for name, service in services.items():
-            selector = await self._selector(service)
-            if selector is not None:
-                federated[name] = service
-                desired.update(self._slices(service, selector, namespace))
-        await self._write(namespace, federated, desired)
+    # ---- what others ask
 
-    def federated(self) -> Iterable[objects.Service]:
-        """Every Service that carries the annotation."""
-        for namespace in self._local.services.namespaces():
-            for service in self._local.services.services(namespace):
-                if federation.selector_text(service) is not None:
-                    yield service
+    @property
+    def is_idle(self) -> bool:
+        """Whether everything that is known was written."""
+        return not len(self._queue) and not self._busy and not self._due
 
-    async def _selector(self, service: objects.Service) -> Selector | None:
-        try:
-            return federation.selector_of(service)
-        except SelectorError as error:
-            await self._events.warn(
-                service, "v1", "Service", "InvalidServiceSelector", f"not federated: {error.found}"
-            )
-            return None
+    @property
+    def federated(self) -> frozenset[ServiceName]:
+        """Services that carry the annotation."""
+        return frozenset(self._federated)
 
-    def _slices(
-        self, service: objects.Service, selector: Selector, namespace: str
-    ) -> dict[str, objects.EndpointSlice]:
-        clusters = [self._local.services.cluster(None, namespace, lambda _: True)]
-        unknown: set[str] = set()
-        for peer in self._peers.values():
-            if peer.connection is None:
-                unknown.add(peer.name)
-                continue
-            clusters.append(
-                peer.connection.services.cluster(
-                    peer.name,
-                    namespace,
-                    lambda address, name=peer.name: self._nodes.owns(name, address),  # type: ignore[misc]
-                )
-            )
-        made = federation.slices(service, selector, clusters, self._local.nodes.store)
-        # a peer that has not listed yet keeps the endpoints it had: fail static
-        for piece in self._local.services.slices(namespace, service.metadata.name):
-            if piece.labels.get(names.REMOTE_CLUSTER) in unknown:
-                made[piece.metadata.name] = piece
-        return made
-
-    def _ours(self, namespace: str) -> list[objects.EndpointSlice]:
+    def refused(self, cluster: str) -> list[objects.RefusedObject]:
+        """Endpoints of a peer that were not admitted."""
         return [
-            piece
-            for piece in self._local.services.all_slices(namespace)
-            if piece.labels.get(names.SLICE_MANAGED_BY) == names.SLICE_MANAGER
+            objects.RefusedObject(
+                kind="Endpoint",
+                name=f"{service.namespace}/{service.name}",
+                reason="ForeignAddress",
+                message=f"{address[:100]} is no address of the peer's admitted pods, nodes or service prefixes",
+            )
+            for service, by_cluster in self._refused.items()
+            for address in by_cluster.get(cluster, ())
         ]
 
-    async def _write(
-        self, namespace: str, federated: Mapping[str, objects.Service], desired: Mapping[str, objects.EndpointSlice]
-    ) -> None:
-        """New endpoints before old ones go, so that no Service is empty in between."""
-        ours = {piece.metadata.name: piece for piece in self._ours(namespace)}
-        for name, piece in desired.items():
-            if piece is not ours.get(name):
-                await self._writer.ensure(resources.ENDPOINT_SLICES, piece, actual=ours.get(name))
-        for name in ours.keys() - desired.keys():
-            await self._writer.remove(resources.ENDPOINT_SLICES, ours[name])
-        for name, service in federated.items():
-            made = [p for p in desired.values() if p.labels.get(names.SERVICE_NAME) == name]
-            actual = self._local.endpoints.store.get(f"{namespace}/{name}")
-            await self._writer.ensure(resources.ENDPOINTS, federation.endpoints(service, made), actual=actual)
-        for endpoints in list(self._local.endpoints.store.values()):
-            if endpoints.metadata.namespace == namespace and endpoints.metadata.name not in federated:
-                await self._writer.remove(resources.ENDPOINTS, endpoints)
+    # ---- what changed
+
+    def start(self) -> None:
+        """Takes in everything of the local cluster, which has listed completely."""
+        for name in self._local.services.services:
+            self.changed(_LOCAL, name)
+        for name in self._local.written.services():
+            self._queue.put(_LOCAL, name)
+        for thing in self._local.endpoints.store.values():
+            self.output_changed(ServiceName(thing.metadata.namespace or "", thing.metadata.name))
+
+    def changed(self, cluster: str, name: ServiceName) -> None:
+        """A Service of a cluster, or one of its slices, is not what it was."""
+        facts = self._facts(cluster)
+        service = facts.services.get(name) if facts is not None else None
+        labels = None
+        if service is not None and self._admits(cluster, name.namespace):
+            labels = federation.backing_labels(service, cluster)
+        if cluster in self._remotes:
+            known = self._remotes[cluster].services
+            (known.discard if labels is None else known.add)(name)
+        concerned = self._index[name.namespace].set_labels((cluster, name.name), labels)
+        if cluster == _LOCAL:
+            self._follow(name, service)
+        for federated in concerned:
+            self._queue.put(cluster, ServiceName(name.namespace, federated))
+
+    def output_changed(self, name: ServiceName) -> None:
+        """A slice or Endpoints object of ours is not what we wrote last."""
+        self._queue.put(_LOCAL, name)
+
+    def in_force(self, cluster: str, connection: Connection | None, owns: Ranges) -> None:
+        """From now on a peer's facts are those of ``connection``, as far as their addresses are in ``owns``."""
+        remote = self._remotes.get(cluster)
+        if remote is None:
+            remote = self._remotes[cluster] = _Remote(self._clock())
+        remote.connection, remote.owns = connection, owns
+        self._recheck(cluster)
+
+    def forget(self, cluster: str) -> None:
+        """A peer is no more."""
+        self._remotes[cluster] = self._remotes.get(cluster) or _Remote(self._clock())
+        self._remotes[cluster].connection = None
+        self._recheck(cluster)
+        del self._remotes[cluster]
+        for name in self._local.written.services():
+            self._queue.put(cluster, name)
+
+    def recheck_all(self) -> None:
+        """Looks at everything again: what no event told."""
+        for name in self._federated | self._local.written.services():
+            self._queue.put(_LOCAL, name)
+
+    def _recheck(self, cluster: str) -> None:
+        facts = self._facts(cluster)
+        for name in self._remotes[cluster].services | set(facts.services if facts else ()):
+            self.changed(cluster, name)
+
+    def _facts(self, cluster: str) -> ServiceFacts | None:
+        if cluster == _LOCAL:
+            return self._local.services
+        remote = self._remotes.get(cluster)
+        return remote.connection.services if remote is not None and remote.connection is not None else None
+
+    def _admits(self, cluster: str, namespace: str) -> bool:
+        return True
+
+    def _follow(self, name: ServiceName, service: objects.Service | None) -> None:
+        """Keeps what the annotations of a local Service say."""
+        was = name in self._federated
+        selector = None
+        self._complaints.pop(name, None)
+        self._policies.pop(name, None)
+        if service is not None and federation.selector_text(service) is not None:
+            try:
+                selector = federation.selector_of(service)
+                policy = annotated(service)
+                if policy is not None:
+                    self._policies[name] = policy
+            except Refused as error:
+                self._complaints[name] = error
+        self._index[name.namespace].set_selector(name.name, selector)
+        (self._federated.discard if selector is None else self._federated.add)(name)
+        if was or selector is not None or name in self._complaints:
+            self._queue.put(_LOCAL, name)
+
+    # ---- work
+
+    async def run(self) -> None:
+        """Works until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(_WORKERS):
+                group.create_task(self._work())
+            group.create_task(self._write_due_endpoints())
+            group.create_task(self._watch_freshness())
+
+    async def _work(self) -> None:
+        while True:
+            name = await self._queue.take()
+            self._busy += 1
+            try:
+                await self._attempt(name)
+            finally:
+                self._busy -= 1
+                self._queue.done(name)
+
+    async def _attempt(self, name: ServiceName) -> None:
+        started = time.monotonic()
+        try:
+            await self._reconcile(name)
+        except MeshError as error:
+            failures = self._failures[name] = self._failures.get(name, 0) + 1
+            self._metrics.errors.labels("services", reason_of(error)).inc()
+            log = _LOG.warning if failures == 1 else _LOG.debug
+            log("Service %s/%s: %s", name.namespace, name.name, error)
+            pause_s = min(_MAX_RETRY_S, _FIRST_RETRY_S * 2 ** min(failures - 1, 10))
+            asyncio.get_running_loop().call_later(pause_s, self._queue.put, _LOCAL, name)
+        else:
+            self._failures.pop(name, None)
+        self._metrics.reconcile.labels("services").observe(time.monotonic() - started)
+
+    async def _reconcile(self, name: ServiceName) -> None:
+        service = self._local.services.services.get(name)
+        if service is not None and (complaint := self._complaints.get(name)) is not None:
+            await self._events.warn(service, "v1", "Service", _event_reason(complaint), complaint.found)
+        if service is None or name not in self._federated:
+            self._refused.pop(name, None)
+            await self._clear(name)
+            return
+        made = await self._plan(name, service)
+        self._refused.pop(name, None)
+        if made.refused:
+            self._refused[name] = made.refused
+        actual = self._local.written.of(name)
+        for piece in made.slices.values():
+            await self._write(piece, actual.get(piece.metadata.name))
+        for gone in [written for key, written in actual.items() if key not in made.slices]:
+            self._local.written.forget(gone)
+            await self._writer.remove(resources.ENDPOINT_SLICES, gone)
+        if self._rate.has_room:
+            await self._write_endpoints(name, service, made)
+        else:
+            self._due[name] = None
+
+    async def _write(self, piece: objects.EndpointSlice, actual: Written | None) -> None:
+        if is_written(piece, actual):
+            self._local.written.expect(piece)
+            return
+        trigger = piece.annotations.get(names.LAST_CHANGE_TRIGGER)
+        if actual is not None and actual.annotations.get(names.LAST_CHANGE_TRIGGER) == trigger:
+            # what changed is not what the origin changed then: no latency can be told from its time
+            meta = msgspec.structs.replace(piece.metadata, annotations=None)
+            piece = msgspec.structs.replace(piece, metadata=meta)
+        self._local.written.expect(piece)
+        await self._writer.write(resources.ENDPOINT_SLICES, piece, actual=actual)
+
+    async def _plan(self, name: ServiceName, service: objects.Service) -> Federated:
+        now = self._clock()
+        backers: defaultdict[str, list[str]] = defaultdict(list)
+        for cluster, backer in self._index[name.namespace].selected(name.name):
+            backers[cluster].append(backer)
+        backings = []
+        for cluster, members in sorted(backers.items()):
+            facts = self._facts(cluster)
+            if facts is None:
+                continue
+            pieces = [s for b in sorted(members) for s in facts.slices(ServiceName(name.namespace, b))]
+            if cluster == _LOCAL:
+                backings.append(Backing(cluster, pieces))
+            else:
+                owns = self._remotes[cluster].owns
+                backings.append(Backing(cluster, pieces, owns.__contains__, self._stale(name, cluster, now)))
+        kept = [k for c in self._unknown() for k in await self._kept(name, service, c, now)]
+        return federation.plan(service, backings, kept, self._local.nodes.store.keys())
+
+    def _unknown(self) -> Iterable[str]:
+        """Peers that have not been read in this process's life."""
+        return sorted(cluster for cluster in self._peers if self._facts(cluster) is None)
+
+    async def _kept(self, name: ServiceName, service: objects.Service, cluster: str, now: float) -> list[Kept]:
+        """What a peer gave before it was lost and we were started: it stays, as far as staleness lets it."""
+        written = [w for w in self._local.written.of(name).values() if w.labels.get(names.REMOTE_CLUSTER) == cluster]
+        if not written:
+            return []
+        found, _ = await self._client.list(
+            resources.ENDPOINT_SLICES,
+            name.namespace,
+            label_selector=f"{names.SERVICE_NAME}={name.name},{names.REMOTE_CLUSTER}={cluster}",
+        )
+        return [Kept(found, self._stale(name, cluster, now))]
+
+    def _stale(self, name: ServiceName, cluster: str, now: float) -> federation.Stale:
+        remote, peer = self._remotes.get(cluster), self._peers.get(cluster)
+        if remote is None or peer is None:
+            return ""
+        policy = self._policies.get(name) or policy_of(peer.configuration.spec.staleness)
+        return policy.at(remote.freshness.lost_s(now))
+
+    async def _clear(self, name: ServiceName) -> None:
+        """Removes what is ours of a Service that is not federated."""
+        for written in list(self._local.written.of(name).values()):
+            self._local.written.forget(written)
+            await self._writer.remove(resources.ENDPOINT_SLICES, written)
+        ours = self._local.endpoints.store.get(f"{name.namespace}/{name.name}")
+        if ours is not None:
+            await self._writer.remove(resources.ENDPOINTS, ours)
+        self._due.pop(name, None)
+
+    # ---- Endpoints
+
+    async def _write_endpoints(self, name: ServiceName, service: objects.Service, made: Federated) -> None:
+        desired = endpoints(service, made.slices.values())
+        actual = self._local.endpoints.store.get(f"{name.namespace}/{name.name}")
+        self._due.pop(name, None)
+        if not is_written(desired, actual):
+            self._rate.take()
+            await self._writer.write(resources.ENDPOINTS, desired, actual=actual)
+
+    async def _write_due_endpoints(self) -> None:
+        while True:
+            await asyncio.sleep(1 / _ENDPOINTS_PER_S)
+            while self._due and self._rate.has_room:
+                name = next(iter(self._due))
+                del self._due[name]
+                service = self._local.services.services.get(name)
+                if service is None or name not in self._federated:
+                    continue
+                try:
+                    await self._write_endpoints(name, service, await self._plan(name, service))
+                except MeshError as error:
+                    _LOG.debug("Endpoints %s/%s: %s", name.namespace, name.name, error)
+                    self._queue.put(_LOCAL, name)
+
+    # ---- staleness
+
+    async def _watch_freshness(self) -> None:
+        while True:
+            self._look_at_freshness()
+            await asyncio.sleep(_TICK_S)
+
+    def _look_at_freshness(self) -> None:
+        now = self._clock()
+        for cluster, peer in self._peers.items():
+            remote = self._remotes.get(cluster)
+            if remote is None:
+                remote = self._remotes[cluster] = _Remote(now)
+            remote.freshness.observe(is_current=peer.connection is not None and peer.connection.error is None, now=now)
+            lost_s = remote.freshness.lost_s(now)
+            policies = {policy_of(peer.configuration.spec.staleness), *self._policies.values()}
+            stale = frozenset(policy for policy in policies if policy.at(lost_s))
+            if stale != remote.stale:
+                remote.stale = stale
+                _LOG.info("RemoteClusterConfiguration(%s): lost for %.0f s", cluster, lost_s)
+                for name in self._federated:
+                    self._queue.put(cluster, name)
+
+
+def _event_reason(complaint: Refused) -> str:
+    return "InvalidServiceSelector" if complaint.reason == "InvalidSelector" else complaint.reason

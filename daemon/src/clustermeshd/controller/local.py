@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network
+from typing import Any
 
-from clustermeshd.controller.facts import ServiceFacts
+from clustermeshd.controller.facts import ServiceFacts, ServiceName, slim_service
+from clustermeshd.controller.written import Written, WrittenSlices, summary
 from clustermeshd.kube import objects, resources
 from clustermeshd.kube.client import Client
 from clustermeshd.kube.informer import Change, Informer
+from clustermeshd.kube.resources import Resource
 from clustermeshd.model import names
 from clustermeshd.model.addresses import parse_address, parse_network
 from clustermeshd.plan.admission import LocalNetworks
@@ -25,17 +28,19 @@ class LocalFacts:
         *,
         configurations_changed: Callable[[], None],
         nodes_changed: Callable[[], None],
-        services_changed: Callable[[str], None],
+        services_changed: Callable[[ServiceName], None],
+        output_changed: Callable[[ServiceName], None],
     ) -> None:
         def touched(_: object) -> None:
             nodes_changed()
 
-        def namespace_of(change: Change[objects.Endpoints]) -> None:
+        def endpoints_changed(change: Change[Written]) -> None:
             changed = change.new or change.old
             if changed is not None:
-                services_changed(changed.metadata.namespace or "")
+                output_changed(ServiceName(changed.metadata.namespace or "", changed.metadata.name))
 
         self.services = ServiceFacts(services_changed)
+        self.written = WrittenSlices(output_changed)
         self.configurations: Informer[objects.RemoteClusterConfiguration] = Informer(
             client, resources.REMOTE_CLUSTER_CONFIGURATIONS, on_change=lambda _: configurations_changed()
         )
@@ -47,13 +52,27 @@ class LocalFacts:
             client, resources.REMOTE_NODES, label_selector=_OURS, on_change=touched
         )
         self.service_informer: Informer[objects.Service] = Informer(
-            client, resources.SERVICES, on_change=self.services.on_service
+            client, resources.SERVICES, on_change=self.services.on_service, keep=slim_service
         )
         self.slice_informer: Informer[objects.EndpointSlice] = Informer(
-            client, resources.ENDPOINT_SLICES, on_change=self.services.on_slice
+            client,
+            resources.ENDPOINT_SLICES,
+            label_selector=f"{names.SLICE_MANAGED_BY}!={names.SLICE_MANAGER}",
+            on_change=self.services.on_slice,
         )
-        self.endpoints: Informer[objects.Endpoints] = Informer(
-            client, resources.ENDPOINTS, label_selector=_OURS, on_change=namespace_of
+        self.written_informer: Informer[Written] = Informer(
+            client,
+            _summed(resources.ENDPOINT_SLICES),
+            label_selector=f"{names.SLICE_MANAGED_BY}={names.SLICE_MANAGER}",
+            on_change=self.written.on_change,
+            keep=summary,
+        )
+        self.endpoints: Informer[Written] = Informer(
+            client,
+            _summed(resources.ENDPOINTS),
+            label_selector=_OURS,
+            on_change=endpoints_changed,
+            keep=summary,
         )
 
     @property
@@ -65,6 +84,7 @@ class LocalFacts:
             self.remote_nodes,
             self.service_informer,
             self.slice_informer,
+            self.written_informer,
             self.endpoints,
         )
 
@@ -88,6 +108,11 @@ class LocalFacts:
             if a is not None
         ]
         return LocalNetworks(_sorted(pods), _sorted(services), tuple(sorted(addresses, key=str)))
+
+
+def _summed(resource: Resource[Any]) -> Resource[Written]:
+    """A kind that is decoded as what it is and kept as a summary."""
+    return resource
 
 
 def _sorted(networks: list[IPv4Network | IPv6Network]) -> tuple[IPv4Network | IPv6Network, ...]:

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
+from clustermeshd.controller.connection import Connection
 from clustermeshd.controller.events import Events
 from clustermeshd.controller.federation import Federator
 from clustermeshd.controller.local import LocalFacts
@@ -22,6 +23,7 @@ from clustermeshd.kube import objects, resources
 from clustermeshd.kube.client import Client
 from clustermeshd.kube.writer import Writer
 from clustermeshd.model import names
+from clustermeshd.model.addresses import Ranges, parse_prefix
 from clustermeshd.model.errors import MeshError, Refused
 from clustermeshd.plan.peerstatus import reason_of
 from clustermeshd.runtime.notify import Notifier
@@ -42,7 +44,8 @@ class Mesh:
         self, client: Client, *, user_agent: str, metrics: Metrics, notifier: Notifier, fence: Callable[[], None]
     ) -> None:
         self.peers: dict[str, Peer] = {}
-        self.has_synced = False
+        self._has_started = False
+        self._has_synced = False
         self._client = client
         self._user_agent = user_agent
         self._metrics = metrics
@@ -51,23 +54,34 @@ class Mesh:
         self._wake = asyncio.Event()
         self._dirty_configurations = True
         self._dirty_nodes = True
-        self._dirty_namespaces: set[str] = set()
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._node_names: frozenset[str] = frozenset()
+        self._in_force: dict[str, tuple[Connection | None, frozenset[str]]] = {}
         self._cluster_id = ""
         self._local = LocalFacts(
             client,
             configurations_changed=self._configurations_changed,
             nodes_changed=self._nodes_changed,
-            services_changed=self._services_changed,
+            services_changed=lambda name: self._federator.changed("", name),
+            output_changed=lambda name: self._federator.output_changed(name),
         )
         writer = Writer(client, names.CONTROLLER_MANAGER, fence=fence)
         self._nodes = NodeMirror(self._local, self.peers, writer)
-        self._federator = Federator(self._local, self.peers, self._nodes, writer, Events(client))
+        self._federator = Federator(
+            self._local, self.peers, client=client, writer=writer, events=Events(client), metrics=metrics
+        )
         self._status = StatusWriter(client, self.peers, self._nodes, metrics)
 
     def is_alive(self) -> bool:
         """Whether the loop turns; before the first sync it may wait for the API server as long as that takes."""
         return not self.has_synced or time.monotonic() - self._last_turn < _STUCK_S
+
+    @property
+    def has_synced(self) -> bool:
+        """Whether everything that was known at the start was written once."""
+        if self._has_started and self._federator.is_idle:
+            self._has_synced = True
+        return self._has_synced
 
     async def run(self) -> None:
         self._cluster_id = (await self._own_identity()).metadata.uid
@@ -75,7 +89,6 @@ class Mesh:
             for informer in self._local.informers:
                 group.create_task(informer.run())
             await self._local.wait_synced()
-            group.create_task(self._tick())
             await self._loop(group)
 
     async def _own_identity(self) -> objects.Namespace:
@@ -96,10 +109,6 @@ class Mesh:
         self._dirty_nodes = True
         self._wake.set()
 
-    def _services_changed(self, namespace: str) -> None:
-        self._dirty_namespaces.add(namespace)
-        self._wake.set()
-
     async def _tick(self) -> None:
         """Status follows time too (a peer that went silent); everything is looked at again now and then."""
         since_resync = 0.0
@@ -110,13 +119,18 @@ class Mesh:
             if since_resync >= _RESYNC_PERIOD_S:
                 since_resync = 0.0
                 self._dirty_nodes = True
-                self._dirty_namespaces.update(self._local.services.namespaces())
+                self._federator.recheck_all()
             self._wake.set()
 
     # ---- reconcile
 
     async def _loop(self, group: asyncio.TaskGroup) -> None:
-        self._dirty_namespaces.update(self._local.services.namespaces())
+        self._follow_configurations(group)
+        await self._try("nodes", self._reconcile_nodes, self._nodes_changed)
+        self._federator.start()
+        self._has_started = True
+        group.create_task(self._federator.run())
+        group.create_task(self._tick())
         while True:
             await self._wake.wait()
             await asyncio.sleep(_SETTLE_S)
@@ -127,32 +141,30 @@ class Mesh:
             if self._dirty_nodes:
                 self._dirty_nodes = False
                 await self._try("nodes", self._reconcile_nodes, self._nodes_changed)
-            namespaces, self._dirty_namespaces = self._dirty_namespaces, set()
-            for namespace in namespaces:
-                await self._try_namespace(namespace)
             for name, configuration in list(self._local.configurations.store.items()):
                 await self._try_status(name, configuration)
-            self.has_synced = True
             self._last_turn = time.monotonic()
             self._notifier.status(self._summary())
 
     async def _reconcile_nodes(self) -> None:
-        before = {name: self._admitted(name) for name in self.peers}
+        connections = {name: peer.connection for name, peer in self.peers.items()}
         await self._nodes.reconcile()
-        if before != {name: self._admitted(name) for name in self.peers}:
-            # which endpoints a peer may have follows from the prefixes that are its own
-            self._dirty_namespaces.update({s.metadata.namespace or "" for s in self._federator.federated()})
-            if self._dirty_namespaces:
-                self._wake.set()
+        node_names = frozenset(self._local.nodes.store)
+        if node_names != self._node_names:
+            self._node_names = node_names
+            self._federator.recheck_all()
+        for name, connection in connections.items():
+            admitted = connection, self._admitted(name)
+            if name in self.peers and self._in_force.get(name) != admitted:
+                # which endpoints a peer may have follows from the prefixes that are its own
+                self._in_force[name] = admitted
+                prefixes = [parse_prefix(text) for text in admitted[1]]
+                self._federator.in_force(name, connection, Ranges(p for p in prefixes if p is not None))
 
-    def _admitted(self, name: str) -> frozenset[tuple[object, ...]]:
+    def _admitted(self, name: str) -> frozenset[str]:
         plan = self._nodes.plans.get(name)
-        return frozenset((n.spec.addresses, n.spec.pod_cidrs) for n in plan.nodes.values()) if plan else frozenset()
-
-    async def _try_namespace(self, namespace: str) -> None:
-        await self._try(
-            "services", lambda: self._federator.reconcile(namespace), lambda: self._services_changed(namespace)
-        )
+        nodes = plan.nodes.values() if plan else ()
+        return frozenset(text for n in nodes for text in (*n.spec.addresses, *n.spec.pod_cidrs))
 
     async def _try_status(self, name: str, configuration: objects.RemoteClusterConfiguration) -> None:
         await self._try("status", lambda: self._status.reconcile(name, configuration), self._configurations_changed)
@@ -179,27 +191,27 @@ class Mesh:
             self.peers.pop(name)
             self._tasks.pop(name).cancel()
             self._metrics.forget(name)
-            self._everything_changed()
+            self._in_force.pop(name, None)
+            self._federator.forget(name)
+            self._dirty_nodes = True
         for name, configuration in wanted.items():
             if name not in self.peers:
                 self._start(group, configuration)
-                self._everything_changed()
+                self._dirty_nodes = True
             elif self.peers[name].configuration.spec != configuration.spec:
-                self._everything_changed()
+                self._in_force.pop(name, None)
+                self._dirty_nodes = True
             self.peers[name].configuration = configuration
 
-    def _everything_changed(self) -> None:
-        self._dirty_nodes = True
-        self._dirty_namespaces.update({s.metadata.namespace or "" for s in self._federator.federated()})
-
     def _start(self, group: asyncio.TaskGroup, configuration: objects.RemoteClusterConfiguration) -> None:
+        name = configuration.metadata.name
         peer = Peer(
             self._client,
             configuration,
             user_agent=self._user_agent,
             accept=self._accept,
             nodes_changed=self._nodes_changed,
-            services_changed=self._services_changed,
+            services_changed=lambda service: self._federator.changed(name, service),
             status_changed=lambda _: self._configurations_changed(),
         )
         self.peers[peer.name] = peer

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable
 
 from clustermeshd.controller.connection import Connection
+from clustermeshd.controller.facts import ServiceName
 from clustermeshd.kube import objects, resources
 from clustermeshd.kube.access import from_secret
 from clustermeshd.kube.client import Client
@@ -33,7 +34,7 @@ class Peer:
         user_agent: str,
         accept: Callable[[str, str], None],
         nodes_changed: Callable[[], None],
-        services_changed: Callable[[str], None],
+        services_changed: Callable[[ServiceName], None],
         status_changed: Callable[[str], None],
     ) -> None:
         self.name = configuration.metadata.name
@@ -146,8 +147,6 @@ class Peer:
             tasks.pop(before).cancel()
         _LOG.info("Sending in-sync update for RemoteClusterConfiguration(%s)", self.name)
         self._nodes_changed()
-        for namespace in {*made.services.namespaces(), *(before.services.namespaces() if before else ())}:
-            self._services_changed(namespace)
         self._status_changed(self.name)
 
 

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
@@ -79,7 +79,8 @@ class Informer(Generic[T]):
 
     ``error`` is why the store is not current right now, None while it is. ``served`` is False while the server does
     not know the kind: then it counts as synced and empty, and is asked for again now and then. ``skipped`` counts
-    objects that were left out, ``relists`` complete lists after the first.
+    objects that were left out, ``relists`` complete lists after the first. ``keep`` makes of an object what is stored:
+    less of it, or a summary with the same metadata.name, namespace and resourceVersion.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Informer(Generic[T]):
         label_selector: str | None = None,
         field_selector: str | None = None,
         on_change: Callable[[Change[T]], None] | None = None,
+        keep: Callable[[Any], T] | None = None,
         limits: Limits = Limits(),  # immutable
         clock: Callable[[], float] = time.monotonic,
         max_backoff_s: float = 20.0,
@@ -108,6 +110,7 @@ class Informer(Generic[T]):
         self._label_selector = label_selector
         self._field_selector = field_selector
         self._on_change = on_change
+        self._keep = keep
         self._limits = limits
         self._clock = clock
         self._max_backoff_s = max_backoff_s
@@ -246,7 +249,7 @@ class Informer(Generic[T]):
         ):
             self._last_event = self._clock()
             for item in page.items or ():
-                self._take(found, item)
+                self._take(found, self._kept(item))
             version = page.metadata.resource_version
         self._listed(found, kept, version)
 
@@ -262,6 +265,9 @@ class Informer(Generic[T]):
         else:
             self._streams_lists = bool(self._version)
         return self._streams_lists
+
+    def _kept(self, item: T) -> T:
+        return item if self._keep is None else self._keep(item)
 
     def _take(self, found: dict[str, T], item: T) -> None:
         if len(found) >= self._limits.objects and item.key not in found:
@@ -375,7 +381,7 @@ class Informer(Generic[T]):
             item = self._decoder.decode(body)
         except UNDECODABLE as error:
             return self._unreadable(envelope, str(error), kept)
-        return _Event(envelope.type, item, item)
+        return _Event(envelope.type, item, item if envelope.type == "BOOKMARK" else self._kept(item))
 
     def _unreadable(self, envelope: objects.RawEvent, why: str, kept: set[str]) -> _Event[T] | None:
         """An object that is left out may still be deleted, and moves the version as any other."""

@@ -35,6 +35,10 @@ class Writer:
         """Applies ``desired`` unless ``actual`` (what an informer holds) says it is so already."""
         if actual is not None and agrees(desired, actual):
             return "unchanged"
+        return await self.write(resource, desired, actual=actual)
+
+    async def write(self, resource: Resource[Any], desired: objects.Object, *, actual: objects.Object | None) -> Done:
+        """Applies ``desired``; ``actual`` is what an informer holds of it."""
         try:
             await self._apply(resource, desired)
         except Rejected:

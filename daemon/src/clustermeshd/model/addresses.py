@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import socket
+from bisect import bisect_right
+from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final, NamedTuple, NewType, TypeAlias
 
@@ -131,3 +133,22 @@ def parse_prefix(text: str) -> Prefix | None:
         return None
     prefix = Prefix(point.family, point.number, int(length))
     return prefix if prefix.low & ((1 << (bits - prefix.length)) - 1) == 0 else None
+
+
+class Ranges:
+    """A set of addresses given by prefixes, in any number and overlap; looking one up is logarithmic."""
+
+    def __init__(self, prefixes: Iterable[Prefix]) -> None:
+        self._lows: dict[int, list[int]] = {4: [], 6: []}
+        self._highs: dict[int, list[int]] = {4: [], 6: []}
+        for prefix in sorted(prefixes):
+            lows, highs = self._lows[prefix.family], self._highs[prefix.family]
+            if highs and prefix.low <= highs[-1]:
+                highs[-1] = max(highs[-1], prefix.high)
+            else:
+                lows.append(prefix.low)
+                highs.append(prefix.high)
+
+    def __contains__(self, point: Point) -> bool:
+        index = bisect_right(self._lows[point.family], point.number) - 1
+        return index >= 0 and point.number <= self._highs[point.family][index]

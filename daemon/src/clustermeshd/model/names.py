@@ -25,6 +25,7 @@ SLICE_MANAGED_BY: Final = "endpointslice.kubernetes.io/managed-by"
 SLICE_MANAGER: Final = f"federation.{GROUP}"
 SKIP_MIRROR: Final = "endpointslice.kubernetes.io/skip-mirror"
 HEADLESS: Final = "service.kubernetes.io/headless"
+OVER_CAPACITY: Final = "endpoints.kubernetes.io/over-capacity"
 LAST_CHANGE_TRIGGER: Final = "endpoints.kubernetes.io/last-change-trigger-time"
 
 # Federated Services: the documented annotation of Calico Enterprise, and ours
@@ -32,6 +33,8 @@ LAST_CHANGE_TRIGGER: Final = "endpoints.kubernetes.io/last-change-trigger-time"
 SERVICE_SELECTOR: Final = "federation.tigera.io/serviceSelector"
 SERVICE_SELECTOR_ALIAS: Final = f"{GROUP}/serviceSelector"
 REMOTE_CLUSTER_NAME: Final = "federation.tigera.io/remoteClusterName"
+AFFINITY: Final = f"{GROUP}/affinity"  # local, remote or none: whose endpoints are preferred while any is ready
+STALENESS: Final = f"{GROUP}/staleness"  # keep, not-ready:SECONDS or drop:SECONDS: of endpoints of a lost cluster
 
 # Where Calico tells a node's VXLAN tunnel address (libcalico-go, resources/node.go)
 CALICO_TUNNEL_ADDRESS_V4: Final = "projectcalico.org/IPv4VXLANTunnelAddr"

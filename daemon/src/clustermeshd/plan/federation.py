@@ -1,35 +1,95 @@
-"""Federated Services: a selector over Services of all clusters -> EndpointSlices and an Endpoints object.
+"""Federated Services: endpoints of backing Services of all clusters -> EndpointSlices of ours.
 
 Each slice of a backing Service becomes one slice of ours (more when it is longer than 100), so that a change of one
-backing slice writes one object, whatever the size of the Service. The Endpoints object, which people read with
-``kubectl get endpoints``, is a function of those slices.
-Behaviour: tigera/docs calico-enterprise/multicluster/federation/services-controller.mdx.
+backing slice writes one object, whatever the size of the Service and however many clusters back it.
+Behaviour: tigera/docs calico-enterprise/multicluster/federation/services-controller.mdx; affinity has the vocabulary
+of Cilium (service.cilium.io/affinity).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import msgspec
 
 from clustermeshd.kube import objects
 from clustermeshd.model import names
-from clustermeshd.model.addresses import Address, parse_address
+from clustermeshd.model.addresses import Point, parse_point
+from clustermeshd.plan.packing import packed
 from clustermeshd.selector import Selector, parse
 
-SLICE_SIZE = 100  # endpoints: what the built-in EndpointSlice controller writes at most
-ENDPOINTS_SIZE = 1000  # addresses: the built-in Endpoints controller truncates there too
+Stale: TypeAlias = Literal["", "NotReady", "Drop"]
+"""What is to become of the endpoints of a cluster that has not been read for too long; "" = nothing."""
+
 _FAMILY = {"IPv4": 4, "IPv6": 6}
+_MAX_ADDRESSES = 100  # of an endpoint (discovery/v1)
+_MAX_NAME = 253
+_READY = objects.EndpointConditions(ready=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Cluster:
-    """Services of one cluster in one namespace; ``name`` is None for the local one."""
+class Backing:
+    """Slices of one cluster's backing Services; ``cluster`` is "" for the local one.
 
-    name: str | None
-    services: Iterable[objects.Service]
-    slices: Callable[[str], Iterable[objects.EndpointSlice]]  # of a Service, by its name
-    owns: Callable[[Address], bool]  # which addresses its endpoints may have
+    ``owns`` tells whether an endpoint of the cluster may have an address; the local cluster's are not asked about.
+    """
+
+    cluster: str
+    slices: Iterable[objects.EndpointSlice]
+    owns: Callable[[Point], bool] = lambda _: True
+    stale: Stale = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Slices of ours that stand for a cluster which has not been read in this process's life."""
+
+    slices: Iterable[objects.EndpointSlice]
+    stale: Stale = ""
+
+
+@dataclass(slots=True)
+class Federated:
+    """What a Service gets: slices by name, and the remote endpoints that were not admitted."""
+
+    slices: dict[str, objects.EndpointSlice] = field(default_factory=dict)
+    refused: dict[str, list[str]] = field(default_factory=dict)  # cluster -> addresses
+
+
+@dataclass(slots=True)
+class _Piece:
+    """Endpoints that stand or fall together: those of one backing slice."""
+
+    name: str
+    cluster: str
+    stale: Stale
+    slice: objects.EndpointSlice
+    endpoints: tuple[objects.Endpoint, ...]
+
+    @property
+    def serves(self) -> set[tuple[str, str | None, str]]:
+        return {(self.slice.address_type, port.name, port.protocol) for port in self.slice.ports or ()}
+
+    @property
+    def is_ready(self) -> bool:
+        return any(endpoint.conditions.ready is not False for endpoint in self.endpoints)
+
+    def demote(self, *, serving: bool) -> None:
+        """Takes the endpoints out of the proxies' choice; with ``serving`` they are still known to work."""
+        self.endpoints = tuple(
+            msgspec.structs.replace(
+                e,
+                conditions=objects.EndpointConditions(
+                    ready=False,
+                    serving=e.conditions.serving if serving else False,
+                    terminating=e.conditions.terminating,
+                ),
+            )
+            for e in self.endpoints
+        )
 
 
 def selector_text(service: objects.Service) -> str | None:
@@ -49,157 +109,184 @@ def selector_of(service: objects.Service) -> Selector | None:
     return parse(text)
 
 
-def slices(
-    service: objects.Service, selector: Selector, clusters: Iterable[Cluster], local_nodes: Mapping[str, object]
-) -> dict[str, objects.EndpointSlice]:
-    """Desired EndpointSlices of a federated Service, by name."""
-    desired: dict[str, objects.EndpointSlice] = {}
-    for cluster in clusters:
-        for backing in cluster.services:
-            if _backs(service, backing, cluster.name, selector):
-                for source in cluster.slices(backing.metadata.name):
-                    for made in _convert(service, source, cluster, local_nodes):
-                        desired[made.metadata.name] = made
-    return desired
+def backing_labels(service: objects.Service, cluster: str) -> dict[str, str] | None:
+    """Labels by which a Service is selected as backing; None for a federated one, which backs nothing (no chains)."""
+    if selector_text(service) is not None:
+        return None
+    return {**service.labels, names.REMOTE_CLUSTER_NAME: cluster} if cluster else dict(service.labels)
 
 
-def _backs(service: objects.Service, backing: objects.Service, cluster: str | None, selector: Selector) -> bool:
-    if backing.metadata.namespace != service.metadata.namespace or selector_text(backing) is not None:
-        return False  # no chains: a federated Service backs nothing
-    labels = backing.labels if cluster is None else {**backing.labels, names.REMOTE_CLUSTER_NAME: cluster}
-    return selector.matches(labels)
+def plan(
+    service: objects.Service,
+    backings: Iterable[Backing],
+    kept: Iterable[Kept] = (),
+    local_nodes: Collection[str] = (),
+) -> Federated:
+    """Desired EndpointSlices of a federated Service."""
+    made = Federated()
+    pieces = [piece for backing in backings for piece in _pieces(service, backing, local_nodes, made)]
+    pieces += [
+        _Piece(s.metadata.name, s.labels.get(names.REMOTE_CLUSTER, ""), known.stale, s, s.endpoints or ())
+        for known in kept
+        for s in known.slices
+    ]
+    _apply_staleness(pieces)
+    _apply_affinity(pieces, service.annotations.get(names.AFFINITY, "none"))
+    for piece in pieces:
+        made.slices.update(_slices(service, piece))
+    return made
 
 
-def _convert(
-    service: objects.Service, source: objects.EndpointSlice, cluster: Cluster, local_nodes: Mapping[str, object]
-) -> Iterator[objects.EndpointSlice]:
-    ports = _matching_ports(service, source)
-    families = service.spec.ip_families
-    if not ports or (families and source.address_type not in families) or source.address_type not in _FAMILY:
+def _apply_staleness(pieces: list[_Piece]) -> None:
+    """Takes back endpoints of lost clusters, unless a port would be left without any ready endpoint."""
+    covered = _covered(piece for piece in pieces if not piece.stale)
+    for piece in [piece for piece in pieces if piece.stale and piece.serves <= covered]:
+        if piece.stale == "Drop":
+            pieces.remove(piece)
+        else:
+            piece.demote(serving=False)
+
+
+def _apply_affinity(pieces: list[_Piece], affinity: str) -> None:
+    """While the preferred side has a ready endpoint for every port of a slice, the other side's slice waits."""
+    if affinity not in ("local", "remote"):
         return
-    endpoints = [e for e in (_endpoint(e, cluster, local_nodes) for e in source.endpoints or ()) if e is not None]
-    for chunk, start in enumerate(range(0, len(endpoints), SLICE_SIZE)):
-        part = tuple(endpoints[start : start + SLICE_SIZE])
-        yield objects.EndpointSlice(
-            metadata=_metadata(service, source, cluster.name, chunk),
-            address_type=source.address_type,
-            endpoints=part,
-            ports=ports,
+    covered = _covered(piece for piece in pieces if bool(piece.cluster) is (affinity == "remote"))
+    for piece in pieces:
+        if bool(piece.cluster) is (affinity == "local") and piece.serves <= covered:
+            piece.demote(serving=True)
+
+
+def _covered(pieces: Iterable[_Piece]) -> set[tuple[str, str | None, str]]:
+    return {pair for piece in pieces if piece.is_ready for pair in piece.serves}
+
+
+def _pieces(
+    service: objects.Service, backing: Backing, local_nodes: Collection[str], made: Federated
+) -> Iterator[_Piece]:
+    families = service.spec.ip_families
+    for source in backing.slices:
+        ports = _matching_ports(service, source)
+        if not ports or source.address_type not in (families or _FAMILY) or source.address_type not in _FAMILY:
+            continue
+        endpoints = source.endpoints or ()
+        if backing.cluster:
+            endpoints = tuple(_admitted(source, backing, local_nodes, made))
+        if service.spec.publish_not_ready_addresses:
+            endpoints = tuple(msgspec.structs.replace(e, conditions=_READY) for e in endpoints)
+        identity = f"{backing.cluster}/{source.metadata.name}/{source.address_type}"
+        name = f"{service.metadata.name[:200]}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+        trigger = source.annotations.get(names.LAST_CHANGE_TRIGGER)
+        yield _Piece(
+            name,
+            backing.cluster,
+            backing.stale,
+            objects.EndpointSlice(
+                metadata=objects.Metadata(annotations={names.LAST_CHANGE_TRIGGER: trigger} if trigger else None),
+                address_type=source.address_type,
+                ports=ports,
+            ),
+            endpoints,
         )
 
 
 def _matching_ports(service: objects.Service, source: objects.EndpointSlice) -> tuple[objects.EndpointPort, ...]:
     """Ports of the backing endpoints that the federated Service names: by name and protocol, whatever the number."""
-    wanted = {(port.name or "", port.protocol) for port in service.spec.ports or ()}
+    wanted = {(port.name or "", port.protocol): port.app_protocol for port in service.spec.ports or ()}
     return tuple(
-        objects.EndpointPort(name=p.name or "", port=p.port, protocol=p.protocol, app_protocol=p.app_protocol)
+        objects.EndpointPort(
+            name=p.name or "",
+            port=p.port,
+            protocol=p.protocol,
+            app_protocol=wanted[(p.name or "", p.protocol)] or p.app_protocol,
+        )
         for p in source.ports or ()
-        if (p.name or "", p.protocol) in wanted and p.port is not None
+        if (p.name or "", p.protocol) in wanted and p.port is not None and 0 < p.port < 65536
     )
 
 
-def _endpoint(
-    endpoint: objects.Endpoint, cluster: Cluster, local_nodes: Mapping[str, object]
-) -> objects.Endpoint | None:
-    """An endpoint as it enters our slice; None where its address is not that cluster's to give."""
-    if cluster.name is None:
-        return endpoint
-    addresses = tuple(map(parse_address, endpoint.addresses))
-    if not addresses or not all(address is not None and cluster.owns(address) for address in addresses):
-        return None
-    target = endpoint.target_ref
-    return objects.Endpoint(
-        addresses=endpoint.addresses,
-        conditions=endpoint.conditions,
-        hostname=endpoint.hostname,
-        # a node name that exists here too would make kube-proxy take the endpoint for a local one
-        node_name=None if endpoint.node_name in local_nodes else endpoint.node_name,
-        zone=endpoint.zone,
-        target_ref=None
-        if target is None
-        else objects.ObjectReference(
-            kind=target.kind, name=f"{cluster.name}/{target.name}", namespace=target.namespace
-        ),
+def _admitted(
+    source: objects.EndpointSlice, backing: Backing, local_nodes: Collection[str], made: Federated
+) -> Iterator[objects.Endpoint]:
+    """Endpoints of a peer as they enter our slice; one with an address that is not that peer's to give does not."""
+    family = _FAMILY[source.address_type]
+    for endpoint in source.endpoints or ():
+        points = [parse_point(text) for text in endpoint.addresses[: _MAX_ADDRESSES + 1]]
+        if (
+            not points
+            or len(points) > _MAX_ADDRESSES
+            or not all(p is not None and p.family == family and backing.owns(p) for p in points)
+        ):
+            made.refused.setdefault(backing.cluster, []).append(", ".join(endpoint.addresses[:2]) or "no address")
+            continue
+        target = endpoint.target_ref
+        yield objects.Endpoint(
+            addresses=endpoint.addresses,
+            conditions=endpoint.conditions,
+            hostname=endpoint.hostname if _is_label(endpoint.hostname) else None,
+            # a node name that exists here too would make kube-proxy take the endpoint for a local one
+            node_name=endpoint.node_name
+            if _is_name(endpoint.node_name) and endpoint.node_name not in local_nodes
+            else None,
+            zone=endpoint.zone if endpoint.zone and len(endpoint.zone) <= _MAX_NAME else None,
+            target_ref=None
+            if target is None
+            else objects.ObjectReference(
+                kind=target.kind, name=f"{backing.cluster}/{target.name}"[:1024], namespace=target.namespace
+            ),
+        )
+
+
+def _is_label(text: str | None) -> bool:
+    """RFC 1123 label: what the API server admits as a hostname; a lying peer may send anything."""
+    return bool(text) and len(text or "") <= 63 and _is_name(text) and "." not in (text or "")
+
+
+def _is_name(text: str | None) -> bool:
+    """RFC 1123 subdomain, each part of it a label."""
+    return (
+        text is not None
+        and 0 < len(text) <= _MAX_NAME
+        and text.isascii()
+        and text == text.lower()
+        and all(
+            part and part.replace("-", "a").isalnum() and part[0] != "-" and part[-1] != "-"
+            for part in text.split(".")
+        )
     )
 
 
-def _metadata(
-    service: objects.Service, source: objects.EndpointSlice, cluster: str | None, chunk: int
-) -> objects.Metadata:
-    identity = f"{cluster or ''}/{source.metadata.name}/{source.address_type}/{chunk}"
+def _slices(service: objects.Service, piece: _Piece) -> Iterator[tuple[str, objects.EndpointSlice]]:
     labels = {
         names.SERVICE_NAME: service.metadata.name,
         names.SLICE_MANAGED_BY: names.SLICE_MANAGER,
         names.MANAGED_BY: names.MANAGER,
     }
-    if cluster is not None:
-        labels[names.REMOTE_CLUSTER] = cluster
+    if piece.cluster:
+        labels[names.REMOTE_CLUSTER] = piece.cluster
     if service.spec.cluster_ip == "None":
         labels[names.HEADLESS] = ""
-    trigger = source.annotations.get(names.LAST_CHANGE_TRIGGER)
-    return objects.Metadata(
-        name=f"{service.metadata.name[:200]}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}",
-        namespace=service.metadata.namespace,
-        labels=labels,
-        annotations={names.LAST_CHANGE_TRIGGER: trigger} if trigger else None,
-        owner_references=(owned_by(service),),
-    )
+    for number, endpoints in packed(piece.endpoints):
+        name = f"{piece.name}-{number}" if number else piece.name
+        yield (
+            name,
+            objects.EndpointSlice(
+                metadata=objects.Metadata(
+                    name=name,
+                    namespace=service.metadata.namespace,
+                    labels=labels,
+                    annotations=piece.slice.metadata.annotations,
+                    owner_references=(owned_by(service),),
+                ),
+                address_type=piece.slice.address_type,
+                endpoints=endpoints,
+                ports=piece.slice.ports,
+            ),
+        )
 
 
 def owned_by(service: objects.Service) -> objects.OwnerReference:
     """Reference by which the garbage collector removes what a deleted Service leaves, even without us."""
     return objects.OwnerReference(
         api_version="v1", kind="Service", name=service.metadata.name, uid=service.metadata.uid, controller=True
-    )
-
-
-def endpoints(service: objects.Service, made: Iterable[objects.EndpointSlice]) -> objects.Endpoints:
-    """The Endpoints object of a federated Service: one subset per cluster and port set, of the first family.
-
-    Like the built-in controller's it holds 1,000 addresses at most; kube-proxy reads the slices.
-    """
-    family = (service.spec.ip_families or ("IPv4",))[0]
-    subsets: dict[tuple[str, tuple[objects.EndpointPort, ...]], list[objects.Endpoint]] = {}
-    room = ENDPOINTS_SIZE
-    for piece in sorted(made, key=lambda s: (s.labels.get(names.REMOTE_CLUSTER, ""), s.metadata.name)):
-        if piece.address_type != family:
-            continue
-        cluster = piece.labels.get(names.REMOTE_CLUSTER, "")
-        taken = list(piece.endpoints or ())[:room]
-        room -= len(taken)
-        if taken:
-            subsets.setdefault((cluster, piece.ports or ()), []).extend(taken)
-    return objects.Endpoints(
-        metadata=objects.Metadata(
-            name=service.metadata.name,
-            namespace=service.metadata.namespace,
-            labels={names.SKIP_MIRROR: "true", names.MANAGED_BY: names.MANAGER},
-            annotations={names.SERVICE_SELECTOR: selector_text(service) or ""},
-            owner_references=(owned_by(service),),
-        ),
-        subsets=tuple(_subset(members, ports) for (_, ports), members in sorted(subsets.items(), key=_subset_order)),
-    )
-
-
-def _subset_order(item: tuple[tuple[str, tuple[objects.EndpointPort, ...]], object]) -> tuple[str, str]:
-    (cluster, ports), _ = item
-    return cluster, repr(ports)
-
-
-def _subset(members: list[objects.Endpoint], ports: tuple[objects.EndpointPort, ...]) -> objects.EndpointSubset:
-    ready = [e for e in members if e.conditions.ready is not False]
-    waiting = [e for e in members if e.conditions.ready is False]
-    return objects.EndpointSubset(
-        addresses=tuple(map(_address, ready)) or None,
-        not_ready_addresses=tuple(map(_address, waiting)) or None,
-        ports=tuple(objects.EndpointPort(name=p.name or None, port=p.port, protocol=p.protocol) for p in ports),
-    )
-
-
-def _address(endpoint: objects.Endpoint) -> objects.EndpointAddress:
-    return objects.EndpointAddress(
-        ip=endpoint.addresses[0],
-        node_name=endpoint.node_name,
-        hostname=endpoint.hostname,
-        target_ref=endpoint.target_ref,
     )

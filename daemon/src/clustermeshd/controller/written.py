@@ -1,0 +1,115 @@
+"""What we wrote for federated Services, as far as comparing needs it: a digest in place of a hundred endpoints."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from clustermeshd.controller.facts import ServiceName
+from clustermeshd.kube import objects
+from clustermeshd.kube.informer import Change
+from clustermeshd.model import names
+
+_ENCODER = msgspec.json.Encoder()
+_ANNOTATIONS = (
+    names.LAST_CHANGE_TRIGGER,
+    names.SERVICE_SELECTOR,
+    names.OVER_CAPACITY,
+)
+
+
+class Written(objects.Object, frozen=True):
+    """An EndpointSlice or Endpoints object of ours, its content as a digest."""
+
+    digest: bytes = b""
+
+
+def summary(thing: objects.EndpointSlice | objects.Endpoints) -> Written:
+    """What is kept of an object of ours."""
+    meta = thing.metadata
+    return Written(
+        metadata=objects.Metadata(
+            name=meta.name,
+            namespace=meta.namespace,
+            uid=meta.uid,
+            resource_version=meta.resource_version,
+            labels=meta.labels,
+            annotations={key: value for key, value in thing.annotations.items() if key in _ANNOTATIONS} or None,
+            owner_references=meta.owner_references,
+        ),
+        digest=digest(thing),
+    )
+
+
+def digest(thing: objects.EndpointSlice | objects.Endpoints) -> bytes:
+    """Digest of everything that we write beside metadata."""
+    if isinstance(thing, objects.EndpointSlice):
+        content: object = (thing.address_type, thing.endpoints or (), thing.ports or ())
+    else:
+        content = thing.subsets or ()
+    return hashlib.blake2b(_ENCODER.encode(content), digest_size=16).digest()
+
+
+def is_written(desired: objects.EndpointSlice | objects.Endpoints, actual: Written | None) -> bool:
+    """Whether ``actual`` says what ``desired`` says; when the origin changed is no difference."""
+    if actual is None or digest(desired) != actual.digest:
+        return False
+    wanted = {key: value for key, value in desired.annotations.items() if key != names.LAST_CHANGE_TRIGGER}
+    over = names.OVER_CAPACITY
+    return (
+        desired.labels.items() <= actual.labels.items()
+        and wanted.items() <= actual.annotations.items()
+        and desired.annotations.get(over) == actual.annotations.get(over)
+        and {o.uid for o in desired.metadata.owner_references or ()}
+        <= {o.uid for o in actual.metadata.owner_references or ()}
+    )
+
+
+class WrittenSlices:
+    """Our slices by the Service they belong to; tells the Service when one is not what we wrote last."""
+
+    def __init__(self, changed: Callable[[ServiceName], None]) -> None:
+        self._changed = changed
+        self._slices: dict[ServiceName, dict[str, Written]] = {}
+        self._expected: dict[str, bytes] = {}
+
+    def on_change(self, change: Change[Written]) -> None:
+        before = change.old and _service(change.old)
+        after = change.new and _service(change.new)
+        if change.old is not None and before and before != after:
+            members = self._slices.get(before, {})
+            members.pop(change.old.metadata.name, None)
+            if not members:
+                self._slices.pop(before, None)
+            if change.old.key in self._expected:
+                self._changed(before)
+        if change.new is not None and after:
+            self._slices.setdefault(after, {})[change.new.metadata.name] = change.new
+            expected = self._expected.get(change.new.key)
+            if expected != change.new.digest or (change.old is not None and _marks(change.old) != _marks(change.new)):
+                self._changed(after)
+
+    def expect(self, desired: objects.EndpointSlice) -> None:
+        """Takes note of what is being written, so that its echo is no news."""
+        self._expected[desired.key] = digest(desired)
+
+    def forget(self, written: Written) -> None:
+        """Takes note of what is being removed."""
+        self._expected.pop(written.key, None)
+
+    def of(self, service: ServiceName) -> Mapping[str, Written]:
+        """Our slices of a Service, by name."""
+        return self._slices.get(service, {})
+
+    def services(self) -> set[ServiceName]:
+        return set(self._slices)
+
+
+def _marks(written: Written) -> tuple[object, ...]:
+    return written.labels, written.metadata.owner_references
+
+
+def _service(written: Written) -> ServiceName:
+    return ServiceName(written.metadata.namespace or "", written.labels.get(names.SERVICE_NAME, ""))
