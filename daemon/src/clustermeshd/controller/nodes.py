@@ -10,7 +10,7 @@ from clustermeshd.controller.peer import Peer
 from clustermeshd.kube import resources
 from clustermeshd.kube.writer import Writer
 from clustermeshd.model import names
-from clustermeshd.model.addresses import Address
+from clustermeshd.model.addresses import Address, Prefix, point_of
 from clustermeshd.plan import remotenodes
 from clustermeshd.plan.remotenodes import PeerNodes, PeerPlan
 
@@ -26,10 +26,15 @@ class NodeMirror:
         self._peers = peers
         self._writer = writer
 
+    def admitted(self, peer: str) -> frozenset[Prefix]:
+        """Prefixes in which endpoints of ``peer`` may lie."""
+        plan = self.plans.get(peer)
+        return plan.owned if plan is not None else frozenset()
+
     def owns(self, peer: str, address: Address) -> bool:
         """Whether an endpoint of ``peer`` may have this address."""
-        plan = self.plans.get(peer)
-        return plan is not None and plan.owns(address)
+        point = point_of(address)
+        return any(prefix.holds(point) for prefix in self.admitted(peer))
 
     async def reconcile(self) -> None:
         """Writes what differs; removes what no peer has, of peers that are gone or have listed completely."""

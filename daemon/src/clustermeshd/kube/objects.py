@@ -205,6 +205,29 @@ class ServiceCIDR(Object, frozen=True):
     spec: ServiceCIDRSpec = ServiceCIDRSpec()
 
 
+# ---- crd.projectcalico.org/v1 and projectcalico.org/v3
+
+
+class IPAMAttribute(Struct, frozen=True):
+    """Who has an address: ``secondary`` names node, pod and namespace."""
+
+    secondary: dict[str, str] | None = None
+
+
+class IPAMBlockSpec(Struct, frozen=True):
+    """``allocations`` holds, for each address of the block in order, an index into ``attributes``, or null."""
+
+    cidr: str = ""
+    affinity: str | None = None
+    deleted: bool = False
+    allocations: tuple[int | None, ...] | None = None
+    attributes: tuple[IPAMAttribute, ...] | None = None
+
+
+class IPAMBlock(Object, frozen=True):
+    spec: IPAMBlockSpec = IPAMBlockSpec()
+
+
 # ---- clustermesh.io/v1alpha1 (CRDs: roles/mesh_crds/files)
 
 

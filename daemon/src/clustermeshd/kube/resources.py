@@ -47,6 +47,12 @@ SERVICE_CIDRS: Final = Resource(
     "networking.k8s.io", "v1", "servicecidrs", "ServiceCIDR", objects.ServiceCIDR, namespaced=False
 )
 LEASES: Final = Resource("coordination.k8s.io", "v1", "leases", "Lease", objects.Lease)
+CALICO_GROUPS: Final = (("crd.projectcalico.org", "v1"), ("projectcalico.org", "v3"))
+"""Where Calico keeps its objects: the second where it has no v1 group (libcalico-go/lib/backend/k8s/discovery.go)."""
+IPAM_BLOCKS: Final = tuple(
+    Resource(group, version, "ipamblocks", "IPAMBlock", objects.IPAMBlock, namespaced=False)
+    for group, version in CALICO_GROUPS
+)
 REMOTE_CLUSTER_CONFIGURATIONS: Final = Resource(
     names.GROUP,
     names.VERSION,

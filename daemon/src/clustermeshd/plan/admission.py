@@ -7,15 +7,17 @@ configured first; what is refused today is admitted by itself when its obstacle 
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import ip_network
+from typing import Final
 
-from clustermeshd.model.addresses import Address, Network, parse_network
+from clustermeshd.kube.objects import ImportRules
+from clustermeshd.model.addresses import BITS, Address, Network, Point, Prefix, parse_prefix, point_of, prefix_of
 
-_RESERVED: tuple[tuple[Network, str], ...] = tuple(
-    (ip_network(cidr), what)
+_RESERVED: Final = tuple(
+    (prefix_of(ip_network(cidr)), f"{cidr}: {what}")
     for cidr, what in (
         ("0.0.0.0/8", "the unspecified network (RFC 1122)"),
         ("127.0.0.0/8", "loopback (RFC 1122)"),
@@ -40,91 +42,104 @@ class Refusal:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class LocalNetworks:
-    """What is ours and never a peer's."""
+def host_prefix(point: Point) -> Prefix:
+    """The prefix of one address."""
+    return Prefix(point.family, point.number, BITS[point.family])
 
-    pod_cidrs: tuple[Network, ...] = ()
-    service_cidrs: tuple[Network, ...] = ()
-    node_addresses: tuple[Address, ...] = ()
 
-    def collision(self, network: Network) -> Refusal | None:
-        """The first thing of ours that ``network`` overlaps."""
-        for ours, what in (*((n, "pod") for n in self.pod_cidrs), *((n, "service") for n in self.service_cidrs)):
-            if ours.version == network.version and ours.overlaps(network):
-                return Refusal("OverlapsLocal", f"{network} overlaps the local {what} CIDR {ours}")
-        for address in self.node_addresses:
-            if address.version == network.version and address in network:
-                return Refusal("OverlapsLocal", f"{network} contains the local node address {address}")
+class Holders:
+    """Who holds which address; of prefixes that lie in each other the outermost counts. Look-up is logarithmic."""
+
+    def __init__(self, held: Iterable[tuple[Prefix, str]] = ()) -> None:
+        self._held: list[tuple[Prefix, str]] = []
+        self._lows: list[tuple[int, int]] = []
+        self.add(held)
+
+    def add(self, held: Iterable[tuple[Prefix, str]]) -> None:
+        """Linear in everything held: to be called once a cluster, not once a prefix."""
+        outermost: list[tuple[Prefix, str]] = []
+        family = high = -1
+        for prefix, holder in sorted([*self._held, *held]):
+            if prefix.family != family or prefix.low > high:
+                outermost.append((prefix, holder))
+                family, high = prefix.family, prefix.high
+        self._held = outermost
+        self._lows = [(prefix.family, prefix.low) for prefix, _ in outermost]
+
+    def overlapping(self, prefix: Prefix) -> tuple[Prefix, str] | None:
+        """The last prefix held that ``prefix`` overlaps, and its holder."""
+        index = bisect_right(self._lows, (prefix.family, prefix.high)) - 1
+        if index >= 0 and self._held[index][0].overlaps(prefix):
+            return self._held[index]
         return None
 
 
-def reserved(network: Network) -> Refusal | None:
-    """Refusal of a network that touches a range no cluster may claim (0.0.0.0/0 and ::/0 touch several)."""
+class LocalNetworks:
+    """What is ours and never a peer's."""
+
+    def __init__(
+        self,
+        pod_cidrs: Iterable[Network] = (),
+        service_cidrs: Iterable[Network] = (),
+        node_addresses: Iterable[Address] = (),
+    ) -> None:
+        pods = [(prefix_of(cidr), "pod") for cidr in pod_cidrs]
+        self._cidrs = Holders(pods + [(prefix_of(cidr), "service") for cidr in service_cidrs])
+        self._addresses = sorted(map(point_of, node_addresses))
+
+    def collision(self, prefix: Prefix) -> Refusal | None:
+        """Refusal of what overlaps something of ours."""
+        found = self._cidrs.overlapping(prefix)
+        if found is not None:
+            return Refusal("OverlapsLocal", f"{prefix} overlaps the local {found[1]} CIDR {found[0]}")
+        address = first_inside(self._addresses, prefix)
+        if address is not None:
+            return Refusal("OverlapsLocal", f"{prefix} contains the local node address {address}")
+        return None
+
+
+def first_inside(points: list[Point], prefix: Prefix) -> Point | None:
+    """The first of sorted ``points`` that lies in ``prefix``."""
+    place = bisect_left(points, (prefix.family, prefix.low))
+    return points[place] if place < len(points) and prefix.holds(points[place]) else None
+
+
+def reserved(prefix: Prefix) -> Refusal | None:
+    """Refusal of a prefix that touches a range no cluster may claim (0.0.0.0/0 and ::/0 touch several)."""
+    family, low, high = prefix.family, prefix.low, prefix.high
     for special, what in _RESERVED:
-        if special.version == network.version and special.overlaps(network):
-            return Refusal("Reserved", f"{network} overlaps {special}: {what}")
+        if special.family == family and special.low <= high and low <= special.high:
+            return Refusal("Reserved", f"{prefix} overlaps {what}")
     return None
-
-
-@dataclass(slots=True)
-class ClaimedNetworks:
-    """Networks that were admitted so far, no two of which overlap, each with its owner; look-up is logarithmic."""
-
-    _starts: dict[int, list[tuple[int, int]]] = field(default_factory=lambda: {4: [], 6: []})
-    _owners: dict[tuple[int, int], str] = field(default_factory=dict)
-
-    def overlapping(self, network: Network) -> str | None:
-        """Owner of an admitted network that ``network`` overlaps."""
-        first, last = _bounds(network)
-        intervals = self._starts[network.version]
-        index = bisect_right(intervals, (last, 1 << 129))
-        if index == 0:
-            return None
-        start, end = intervals[index - 1]
-        return self._owners[(network.version, start)] if end >= first else None
-
-    def claim(self, network: Network, owner: str) -> str | None:
-        """Admits ``network`` for ``owner``; returns the owner of what it overlaps instead, if any."""
-        holder = self.overlapping(network)
-        if holder is None:
-            first, last = _bounds(network)
-            insort(self._starts[network.version], (first, last))
-            self._owners[(network.version, first)] = owner
-        return holder
-
-
-def _bounds(network: Network) -> tuple[int, int]:
-    return int(network.network_address), int(network.broadcast_address)
 
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
     """Prefixes that a peer's import rules name; None admits any."""
 
-    pod_cidrs: tuple[Network, ...] | None = None
-    node_cidrs: tuple[Network, ...] | None = None
+    pod_cidrs: tuple[Prefix, ...] | None = None
+    node_cidrs: tuple[Prefix, ...] | None = None
+    service_cidrs: tuple[Prefix, ...] = ()
 
-    def pods(self, network: Network) -> Refusal | None:
-        return _inside(network, self.pod_cidrs, "spec.import.podCIDRs")
+    def pods(self, prefix: Prefix) -> Refusal | None:
+        return _inside(prefix, self.pod_cidrs, "spec.import.podCIDRs")
 
-    def nodes(self, network: Network) -> Refusal | None:
-        return _inside(network, self.node_cidrs, "spec.import.nodeCIDRs")
-
-
-def allowed(pod_cidrs: Iterable[str] | None, node_cidrs: Iterable[str] | None) -> Allowed:
-    """Import rules as networks; an entry that is no CIDR admits nothing (the CRD refuses it at the door)."""
-    return Allowed(_parsed(pod_cidrs), _parsed(node_cidrs))
+    def nodes(self, prefix: Prefix) -> Refusal | None:
+        return _inside(prefix, self.node_cidrs, "spec.import.nodeCIDRs")
 
 
-def _parsed(cidrs: Iterable[str] | None) -> tuple[Network, ...] | None:
-    return None if cidrs is None else tuple(n for n in map(parse_network, cidrs) if n is not None)
+def allowed(rules: ImportRules) -> Allowed:
+    """Import rules as prefixes; an entry that is no CIDR admits nothing (the CRD refuses it at the door)."""
+    return Allowed(_parsed(rules.pod_cidrs), _parsed(rules.node_cidrs), _parsed(rules.service_cidrs) or ())
 
 
-def _inside(network: Network, rules: tuple[Network, ...] | None, where: str) -> Refusal | None:
+def _parsed(cidrs: Iterable[str] | None) -> tuple[Prefix, ...] | None:
+    return None if cidrs is None else tuple(p for p in map(parse_prefix, cidrs) if p is not None)
+
+
+def _inside(prefix: Prefix, rules: tuple[Prefix, ...] | None, where: str) -> Refusal | None:
     if rules is None or any(
-        rule.version == network.version and network.subnet_of(rule)  # type: ignore[arg-type]
-        for rule in rules
+        rule.family == prefix.family and rule.low <= prefix.low and prefix.high <= rule.high for rule in rules
     ):
         return None
-    return Refusal("NotAllowed", f"{network} lies in none of {where} ({', '.join(map(str, rules)) or 'empty'})")
+    return Refusal("NotAllowed", f"{prefix} lies in none of {where} ({', '.join(map(str, rules)) or 'empty'})")

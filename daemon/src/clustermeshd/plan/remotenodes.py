@@ -1,22 +1,32 @@
 """Nodes of all peers -> the RemoteNodes that agents may program.
 
 One function over all peers at once, because admission is a question between them: the peer that was configured first
-keeps a prefix that two peers claim, whatever order their events arrive in.
+keeps a prefix that two peers claim, whatever order their events arrive in. Inside one cluster a longer prefix may lie
+in another node's (Calico lends single addresses of a block), but no prefix has two nodes.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import ip_network
 
 from clustermeshd.kube import objects
 from clustermeshd.model import names
-from clustermeshd.model.addresses import Address, Network, parse_address, parse_network, tunnel_address, vtep_mac
-from clustermeshd.plan.admission import ClaimedNetworks, LocalNetworks, Refusal, allowed, reserved
+from clustermeshd.model.addresses import BITS, Point, Prefix, parse_point, parse_prefix, vtep_mac
+from clustermeshd.plan.admission import (
+    Holders,
+    LocalNetworks,
+    Refusal,
+    allowed,
+    first_inside,
+    host_prefix,
+    reserved,
+)
+from clustermeshd.plan.ipam import PodPrefixes, spec_cidrs
 
 _MAX_NAME = 253  # RFC 1123 subdomain
+_TUNNEL = ((4, names.CALICO_TUNNEL_ADDRESS_V4), (6, names.CALICO_TUNNEL_ADDRESS_V6))
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,30 +41,29 @@ class PeerNodes:
     cluster_id: str
     nodes: Iterable[objects.Node] | None
     mirrored: tuple[objects.RemoteNode, ...] = ()
+    prefixes: PodPrefixes = field(default_factory=PodPrefixes)
 
 
 @dataclass(slots=True)
 class PeerPlan:
-    """What a peer gets: desired RemoteNodes by name, what was refused, and the prefixes that became its own."""
+    """What a peer gets: desired RemoteNodes by name, what was refused, and the prefixes its endpoints may lie in."""
 
     nodes: dict[str, objects.RemoteNode] = field(default_factory=dict)
     refused: list[objects.RefusedObject] = field(default_factory=list)
-    pod_cidrs: ClaimedNetworks = field(default_factory=ClaimedNetworks)
-    node_addresses: set[Address] = field(default_factory=set)
-
-    def owns(self, address: Address) -> bool:
-        """Whether an endpoint of the peer may have this address."""
-        return address in self.node_addresses or self.pod_cidrs.overlapping(ip_network(address)) is not None
+    owned: frozenset[Prefix] = frozenset()
 
 
 def plan(local: LocalNetworks, peers: Sequence[PeerNodes]) -> dict[str, PeerPlan]:
     """Plan of every peer, by the name of its RemoteClusterConfiguration."""
-    claims = ClaimedNetworks()
+    others = Holders()
     plans: dict[str, PeerPlan] = {}
     for peer in sorted(peers, key=lambda p: _age(p.configuration)):
-        plans[peer.configuration.metadata.name] = (
-            _keep(peer, claims) if peer.nodes is None else _peer(local, peer, claims)
-        )
+        name = peer.configuration.metadata.name
+        plans[name] = _kept(peer) if peer.nodes is None else _Planner(local, others, peer).plan(peer.nodes)
+        others.add((prefix, f"peer {name}") for prefix in plans[name].owned)
+    claimed = {name: made.owned for name, made in plans.items()}
+    for peer in peers:
+        _add_services(local, claimed, peer, plans[peer.configuration.metadata.name])
     return plans
 
 
@@ -62,126 +71,178 @@ def _age(thing: objects.Object) -> tuple[str, str]:
     return thing.metadata.creation_timestamp or "", thing.metadata.name
 
 
-def _keep(peer: PeerNodes, claims: ClaimedNetworks) -> PeerPlan:
-    plan = PeerPlan()
-    owner = f"peer {peer.configuration.metadata.name}"
-    for node in peer.mirrored:
-        plan.nodes[node.metadata.name] = node
-        for text in (*node.spec.pod_cidrs, *node.spec.addresses):
-            network = parse_network(text)
-            if network is not None and claims.claim(network, owner) is None:
-                plan.pod_cidrs.claim(network, owner)
-        plan.node_addresses.update(a for a in map(parse_address, node.spec.addresses) if a is not None)
-    return plan
+def _kept(peer: PeerNodes) -> PeerPlan:
+    texts = (text for node in peer.mirrored for text in (*node.spec.pod_cidrs, *node.spec.addresses))
+    owned = frozenset(prefix for prefix in map(parse_prefix, texts) if prefix is not None)
+    return PeerPlan({node.metadata.name: node for node in peer.mirrored}, owned=owned)
 
 
-def _peer(local: LocalNetworks, peer: PeerNodes, claims: ClaimedNetworks) -> PeerPlan:
-    plan = PeerPlan()
-    for node in sorted(peer.nodes or (), key=_age):
-        remote, refused = _node(local, peer, claims, plan, node)
-        plan.refused.extend(
-            objects.RefusedObject(kind="Node", name=node.metadata.name, reason=r.reason, message=r.message)
-            for r in refused
+def _add_services(
+    local: LocalNetworks, claimed: Mapping[str, frozenset[Prefix]], peer: PeerNodes, made: PeerPlan
+) -> None:
+    """Lets endpoints lie in spec.import.serviceCIDRs that are nobody else's; these prefixes get no routes."""
+    rules = allowed(peer.configuration.spec.import_).service_cidrs
+    if not rules:
+        return
+    mine = peer.configuration.metadata.name
+    others = Holders((p, f"peer {name}") for name, owned in claimed.items() if name != mine for p in owned)
+    for prefix in rules:
+        refusal = reserved(prefix) or local.collision(prefix) or _held(prefix, others)
+        if refusal is None:
+            made.owned |= {prefix}
+        else:
+            text = f"spec.import.serviceCIDRs: {refusal.message}"
+            made.refused.append(_refused("RemoteClusterConfiguration", mine, Refusal(refusal.reason, text)))
+
+
+def _held(prefix: Prefix, others: Holders) -> Refusal | None:
+    found = others.overlapping(prefix)
+    return found and Refusal("OverlapsPeer", f"{prefix} overlaps {found[0]} of {found[1]}")
+
+
+def _refused(kind: str, name: str, refusal: Refusal) -> objects.RefusedObject:
+    return objects.RefusedObject(kind=kind, name=name, reason=refusal.reason, message=refusal.message)
+
+
+class _Planner:
+    """The plan of one peer that has listed its nodes; ``others`` are the claims of older peers."""
+
+    def __init__(self, local: LocalNetworks, others: Holders, peer: PeerNodes) -> None:
+        self._local = local
+        self._others = others
+        self._peer = peer
+        self._rules = allowed(peer.configuration.spec.import_)
+        self._claims: dict[Prefix, str] = {}  # prefix -> node
+        self._underlay: list[Point] = []
+        self._made = PeerPlan()
+
+    def plan(self, nodes: Iterable[objects.Node]) -> PeerPlan:
+        """Addresses first: no pod prefix may cover the address of a node, or tunnels would lead into themselves."""
+        ordered = sorted(nodes, key=_age)
+        addresses = {node.metadata.name: self._addresses(node) for node in ordered}
+        self._underlay = sorted(point for points in addresses.values() for point in points)
+        cidrs = {node.metadata.name: self._cidrs(node) for node in ordered}
+        lengths = {family: {p.length for p in self._claims if p.family == family} for family in BITS}
+        for node in ordered:
+            name = node.metadata.name
+            if addresses[name]:
+                tunnels = self._tunnels(node, lengths)
+                remote = _remote_node(self._peer, name, addresses[name], cidrs[name], tunnels)
+                self._made.nodes[remote.metadata.name] = remote
+        self._made.owned = frozenset(self._claims)
+        return self._made
+
+    def _addresses(self, node: objects.Node) -> list[Point]:
+        """The first InternalIP of each family, as far as they are admitted."""
+        found: dict[int, Point] = {}
+        is_named = False
+        for entry in node.status.addresses or ():
+            if entry.type != "InternalIP":
+                continue
+            is_named = True
+            point = parse_point(entry.address)
+            if point is None:
+                self._refuse(node, Refusal("InvalidAddress", f"InternalIP {entry.address[:64]!r} is no IP address"))
+            else:
+                found.setdefault(point.family, point)
+        if not is_named:
+            self._refuse(node, Refusal("NoAddress", "the node has no InternalIP"))
+        return [found[f] for f in sorted(found) if self._claim(node, host_prefix(found[f]), self._node_refusal)]
+
+    def _cidrs(self, node: objects.Node) -> list[Prefix]:
+        cidrs: list[Prefix] = []
+        for text in self._peer.prefixes.of(node):
+            prefix = parse_prefix(text)
+            if prefix is None:
+                self._refuse(node, Refusal("InvalidCIDR", f"pod prefix {text[:64]!r} is no CIDR"))
+            elif self._claim(node, prefix, self._pod_refusal):
+                cidrs.append(prefix)
+        return cidrs
+
+    def _claim(self, node: objects.Node, prefix: Prefix, rule: Callable[[Prefix], Refusal | None]) -> bool:
+        refusal = (
+            reserved(prefix)
+            or self._local.collision(prefix)
+            or rule(prefix)
+            or _held(prefix, self._others)
+            or self._taken(prefix)
         )
-        if remote is not None:
-            plan.nodes[remote.metadata.name] = remote
-    return plan
-
-
-def _node(
-    local: LocalNetworks, peer: PeerNodes, claims: ClaimedNetworks, plan: PeerPlan, node: objects.Node
-) -> tuple[objects.RemoteNode | None, list[Refusal]]:
-    rules = allowed(peer.configuration.spec.import_.pod_cidrs, peer.configuration.spec.import_.node_cidrs)
-    owner = f"node {node.metadata.name} of peer {peer.configuration.metadata.name}"
-    refused: list[Refusal] = []
-
-    def admit(network: Network, verdicts: Iterator[Refusal | None]) -> bool:
-        refusal = next((verdict for verdict in verdicts if verdict is not None), None)
-        if refusal is None and (holder := claims.claim(network, owner)) is not None:
-            refusal = Refusal("OverlapsPeer", f"{network} overlaps a prefix of {holder}")
-        if refusal is not None:
-            refused.append(refusal)
+        if refusal is None:
+            self._claims[prefix] = node.metadata.name
+        else:
+            self._refuse(node, refusal)
         return refusal is None
 
-    addresses: list[Address] = []
-    for address in _internal_addresses(node, refused):
-        network = ip_network(address)
-        if admit(network, iter((reserved(network), local.collision(network), rules.nodes(network)))):
-            addresses.append(address)
-    cidrs: list[Network] = []
-    for cidr in _pod_cidrs(node, refused):
-        if admit(cidr, iter((reserved(cidr), local.collision(cidr), rules.pods(cidr)))):
-            cidrs.append(cidr)
-            plan.pod_cidrs.claim(cidr, owner)
-    if not addresses:
-        return None, refused
-    plan.node_addresses.update(addresses)
-    return _remote_node(peer, node, addresses, cidrs), refused
+    def _taken(self, prefix: Prefix) -> Refusal | None:
+        holder = self._claims.get(prefix)
+        return None if holder is None else Refusal("Duplicate", f"{prefix} is of node {holder} already")
 
+    def _node_refusal(self, prefix: Prefix) -> Refusal | None:
+        return self._rules.nodes(prefix)
 
-def _internal_addresses(node: objects.Node, refused: list[Refusal]) -> list[Address]:
-    """The first InternalIP of each family."""
-    found: dict[int, Address] = {}
-    for entry in node.status.addresses or ():
-        if entry.type != "InternalIP":
-            continue
-        address = parse_address(entry.address)
-        if address is None:
-            refused.append(Refusal("InvalidAddress", f"InternalIP {entry.address!r} is no IP address"))
-        else:
-            found.setdefault(address.version, address)
-    if not found and not refused:
-        refused.append(Refusal("NoAddress", "the node has no InternalIP"))
-    return [found[family] for family in sorted(found)]
+    def _pod_refusal(self, prefix: Prefix) -> Refusal | None:
+        covered = first_inside(self._underlay, prefix)
+        if covered is not None:
+            return Refusal("CoversNode", f"{prefix} contains the address {covered} of a node of the same cluster")
+        return self._rules.pods(prefix)
 
+    def _refuse(self, node: objects.Node, refusal: Refusal) -> None:
+        self._made.refused.append(_refused("Node", node.metadata.name, refusal))
 
-def _pod_cidrs(node: objects.Node, refused: list[Refusal]) -> list[Network]:
-    texts = node.spec.pod_cidrs or ((node.spec.pod_cidr,) if node.spec.pod_cidr else ())
-    cidrs: list[Network] = []
-    for text in texts:
-        network = parse_network(text)
-        if network is None:
-            refused.append(Refusal("InvalidCIDR", f"spec.podCIDRs has {text!r}, which is no CIDR"))
-        else:
-            cidrs.append(network)
-    return cidrs
+    def _tunnels(self, node: objects.Node, lengths: Mapping[int, Iterable[int]]) -> list[Point]:
+        """Per family what the node itself uses: Calico's tunnel address, else its first pod CIDR's network address.
+
+        Either counts only where this very node has it: whoever claims another's is not believed.
+        """
+        found: list[Point] = []
+        for family, annotation in _TUNNEL:
+            first = next((p for t in spec_cidrs(node) if (p := parse_prefix(t)) and p.family == family), None)
+            candidates = (
+                parse_point(node.annotations.get(annotation, "")),
+                Point(family, first.low) if first is not None else None,
+            )
+            found += [
+                point
+                for point in candidates
+                if point is not None
+                and point.family == family
+                and self._holder(point, lengths[family]) == node.metadata.name
+            ][:1]
+        return found
+
+    def _holder(self, point: Point, lengths: Iterable[int]) -> str | None:
+        """The node that has an address: of the prefixes it lies in the longest counts."""
+        bits = BITS[point.family]
+        for length in sorted(lengths, reverse=True):
+            low = point.number >> (bits - length) << (bits - length)
+            holder = self._claims.get(Prefix(point.family, low, length))
+            if holder is not None:
+                return holder
+        return None
 
 
 def _remote_node(
-    peer: PeerNodes, node: objects.Node, addresses: list[Address], cidrs: list[Network]
+    peer: PeerNodes, node: str, addresses: list[Point], cidrs: list[Prefix], tunnels: list[Point]
 ) -> objects.RemoteNode:
     configuration = peer.configuration
     cluster = configuration.metadata.name
     return objects.RemoteNode(
         metadata=objects.Metadata(
-            name=remote_node_name(cluster, node.metadata.name),
+            name=remote_node_name(cluster, node),
             labels={names.REMOTE_CLUSTER: cluster, names.MANAGED_BY: names.MANAGER},
             owner_references=(owned_by(configuration),),
         ),
         spec=objects.RemoteNodeSpec(
             cluster_id=peer.cluster_id,
             cluster_name=cluster,
-            node_name=node.metadata.name,
+            node_name=node,
             overlay_routing_mode=configuration.spec.sync_options.overlay_routing_mode,
             addresses=tuple(map(str, addresses)),
             pod_cidrs=tuple(map(str, cidrs)),
-            tunnel_addresses=tuple(map(str, _tunnel_addresses(node.annotations, cidrs))),
-            vtep_mac=vtep_mac(peer.cluster_id, node.metadata.name),
+            tunnel_addresses=tuple(map(str, tunnels)),
+            vtep_mac=vtep_mac(peer.cluster_id, node),
         ),
     )
-
-
-def _tunnel_addresses(annotations: Mapping[str, str], cidrs: list[Network]) -> list[Address]:
-    """Per family: Calico's tunnel address where it lies in the node's own prefixes, else the network address."""
-    found: list[Address] = []
-    for family, annotation in ((4, names.CALICO_TUNNEL_ADDRESS_V4), (6, names.CALICO_TUNNEL_ADDRESS_V6)):
-        own = [cidr for cidr in cidrs if cidr.version == family]
-        calico = parse_address(annotations.get(annotation, ""))
-        if calico is not None and any(calico in cidr for cidr in own):
-            found.append(calico)
-        elif own:
-            found.append(tunnel_address(own[0]))
-    return found
 
 
 def remote_node_name(cluster: str, node: str) -> str:
