@@ -17,6 +17,7 @@ CONTROLLER = "clustermesh-controller"
 AGENT = "clustermesh-agent"
 CALICO = ("ipamblocks", "ippools", "hostendpoints", "networksets")
 READ = ("get", "list", "watch")
+ACCOUNT = "kubernetes.io/service-account.name"
 
 
 def _rule(groups, resources, verbs, **more):
@@ -59,14 +60,25 @@ def account(name):
     return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": NAMESPACE}}
 
 
-def token_secret(name):
-    """The Secret in which the cluster puts a long-lived token of an account."""
+def token_secret(name, number=1):
+    """The Secret in which the cluster puts a long-lived token of an account; each rotation makes one of the next number."""
     meta = {
-        "name": f"{name}-token",
+        "name": f"{name}-token" + (f"-{number}" if number > 1 else ""),
         "namespace": NAMESPACE,
-        "annotations": {"kubernetes.io/service-account.name": name},
+        "annotations": {ACCOUNT: name},
     }
     return {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": "kubernetes.io/service-account-token"}
+
+
+def account_of(secret):
+    """Name of the account whose token a Secret holds."""
+    return (secret["metadata"].get("annotations") or {}).get(ACCOUNT)
+
+
+def generation(secret):
+    """The number of a token Secret."""
+    number = secret["metadata"]["name"].rpartition("-token-")[2]
+    return int(number) if number.isdigit() else 1
 
 
 def issued_secret(name, token):
@@ -116,7 +128,7 @@ def remote_objects():
 
 
 def daemon_objects():
-    """Everything that lets our own controller and agents work in this cluster."""
+    """Everything that lets our own controller and agents work in this cluster, but for their tokens."""
     return [
         namespace(),
         account(CONTROLLER),
@@ -124,8 +136,6 @@ def daemon_objects():
         *role_and_binding(CONTROLLER, CONTROLLER, CONTROLLER_RULES),
         *role_and_binding(f"{CONTROLLER}-lease", CONTROLLER, LEASE_RULES, namespaced=True),
         *role_and_binding(AGENT, AGENT, AGENT_RULES),
-        token_secret(CONTROLLER),
-        token_secret(AGENT),
     ]
 
 

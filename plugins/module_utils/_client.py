@@ -169,11 +169,13 @@ class Client:
                 return None
             raise
 
-    def items(self, path, selector=None):
-        """All objects of a collection, page by page; empty when the kind is not served."""
+    def items(self, path, selector=None, fields=None):
+        """All objects of a collection, page by page, by label and field selectors; empty when the kind is not served."""
         found, query = [], {"limit": "500"}
         if selector:
             query["labelSelector"] = selector
+        if fields:
+            query["fieldSelector"] = fields
         while True:
             page = self.get(path, query) or {}
             found += page.get("items") or []

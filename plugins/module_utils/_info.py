@@ -5,6 +5,10 @@
 
 from __future__ import annotations
 
+import re
+
+CREDENTIAL = re.compile(r"credential ([0-9a-f]{16})$")
+
 
 def conditions(item):
     """Type -> condition."""
@@ -35,8 +39,16 @@ def _peer_row(item, remote_nodes):
         "overlay": (spec.get("syncOptions") or {}).get("overlayRoutingMode") or "Disabled",
         "nodes": sum(1 for node in remote_nodes if (node.get("spec") or {}).get("clusterName") == _name(item)),
         "refused": (status.get("counts") or {}).get("refused") or 0,
+        "credential": credential(item),
         "reason": reason,
     }
+
+
+def credential(item):
+    """Digest of the kubeconfig with which the controller is in sync; empty while it is not, or does not say."""
+    synced = conditions(item).get("Synced", {})
+    found = CREDENTIAL.search(synced.get("message") or "") if synced.get("status") == "True" else None
+    return found.group(1) if found else ""
 
 
 def node_rows(mesh_nodes, wanted):
@@ -70,6 +82,12 @@ def is_complete(answer, peers):
     """Whether everything is ready and every expected peer is there."""
     rows = [*answer["peers"], *answer["nodes"]]
     return all(row["ready"] for row in rows) and {row["peer"] for row in answer["peers"]} >= set(peers)
+
+
+def outdated(answer, credentials):
+    """Names of peers that are not (yet) read with the wanted credential."""
+    used = {row["peer"]: row["credential"] for row in answer["peers"]}
+    return sorted(name for name in credentials if used.get(name) != credentials[name])
 
 
 def _name(item):

@@ -80,3 +80,21 @@ def node_names(inventory_names, hosts, cluster):
     """Names of a cluster's Nodes that the inventory lists."""
     ours = ((name, hosts[name]) for name in inventory_names)
     return sorted(host.get("mesh_node_name") or name for name, host in ours if host.get("mesh_cluster") == cluster)
+
+
+def credentials(peers, hosts):
+    """Peer -> digest of the kubeconfig that role mesh_access got for it in this run; without those outside of the run."""
+    results = {name: (hosts[name].get("mesh_access_result") or {}).get("credential") for name in peers}
+    return {name: digest for name, digest in results.items() if digest}
+
+
+def waiting(peers, hosts, cluster, nodes=()):
+    """Who does not use the new credentials of a cluster yet: peers not in sync by them, own nodes not restarted with them."""
+    behind = [name for name in peers if cluster in _outdated(hosts[name], cluster)]
+    own = [name for name in nodes if hosts[name].get("mesh_cluster") == cluster]
+    return behind + sorted(name for name in own if not hosts[name].get("mesh_daemon_running"))
+
+
+def _outdated(host, cluster):
+    # a peer that did not get so far has not answered, which is not a yes
+    return (host.get("mesh_validate_read") or {}).get("outdated", [cluster])

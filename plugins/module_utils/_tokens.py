@@ -11,8 +11,9 @@ from datetime import datetime, timezone
 
 from ansible_collections.clustermesh.core.plugins.module_utils import _access
 from ansible_collections.clustermesh.core.plugins.module_utils._client import ClusterError
-from ansible_collections.clustermesh.core.plugins.module_utils._objects import NAMESPACE
+from ansible_collections.clustermesh.core.plugins.module_utils._objects import LABEL, NAMESPACE, OWNER
 from ansible_collections.clustermesh.core.plugins.module_utils._reconcile import (
+    Step,
     carry_out,
     plan_absent,
     plan_present,
@@ -35,13 +36,42 @@ def reconcile(module, client, definitions):
     return steps
 
 
-def secret_token(module, client, account, steps):
-    """The long-lived token of an account; waits for the cluster to issue it, with a placeholder in a check run before that."""
-    wanted = _access.token_secret(account)
-    stored = next(
-        (s.stored for s in steps if s.item["metadata"]["name"] == wanted["metadata"]["name"] and s.stored), None
-    )
-    deadline = time.monotonic() + module.params["wait_timeout"]
+def token_secrets(client, account):
+    """The Secrets of ours with long-lived tokens of an account, the newest last."""
+    path = f"/api/v1/namespaces/{NAMESPACE}/secrets"
+    found = client.items(path, f"{LABEL}={OWNER}", "type=kubernetes.io/service-account-token")
+    ours = [item for item in found if _access.account_of(item) == account]
+    ours.sort(key=lambda item: (item["metadata"]["creationTimestamp"], _access.generation(item)))
+    return [{"apiVersion": "v1", "kind": "Secret", **item} for item in ours]
+
+
+def secret_token(module, client, account, rotation="keep"):
+    """The long-lived token of an account and the steps towards it.
+
+    ``rotation`` keep uses the newest Secret and makes one where there is none; issue makes one beside it, unless an
+    earlier rotation has not ended; retire removes all but the newest. Waits for the cluster to issue the token, with a
+    placeholder in a check run before that.
+    """
+    stored = token_secrets(client, account)
+    steps = []
+    if not stored:
+        steps = [plan_present(_access.token_secret(account), None)]
+    elif rotation == "issue" and len(stored) == 1:
+        number = _access.generation(stored[0]) + 1
+        steps = [plan_present(_access.token_secret(account, number), None)]
+    else:
+        newest = stored[-1]
+        steps = [plan_present(_access.token_secret(account, _access.generation(newest)), newest)]
+    if rotation == "retire":
+        steps += [Step("delete", None, item) for item in stored[:-1]]
+    if not module.check_mode:
+        carry_out(client, steps)
+    return _issued_token(module, client, steps[0]), steps
+
+
+def _issued_token(module, client, step):
+    stored = step.stored
+    deadline = time.monotonic() + (module.params.get("wait_timeout") or 30.0)
     while True:
         token = _stored_token(stored)
         if token:
@@ -50,20 +80,25 @@ def secret_token(module, client, account, steps):
             return PLACEHOLDER
         if time.monotonic() > deadline:
             raise ClusterError(
-                f"no token appeared in Secret {wanted['metadata']['name']} within {module.params['wait_timeout']:g} s: "
-                "does the cluster's controller manager run its token controller?"
+                f"no token appeared in Secret {step.item['metadata']['name']} within "
+                f"{module.params['wait_timeout']:g} s: does the cluster's controller manager run its token controller?"
             )
         time.sleep(0.1)
-        stored = client.read(wanted)
+        stored = client.read(step.wanted)
 
 
-def requested_token(module, client, account, expiration, renew_before):
-    """A token of bounded life (TokenRequest), issued anew only when the kept one does not do: (token, step, reason)."""
+def requested_token(module, client, account, expiration, renew_before, rotation="keep"):
+    """A token of bounded life (TokenRequest), issued anew only when the kept one does not do: (token, step, reason).
+
+    ``rotation`` issue replaces it all the same; the one before lives until its end.
+    """
     template = _access.issued_secret(account, PLACEHOLDER)
     stored = client.read(template)
     holder = client.read(_access.account(account)) or {"metadata": {}}
     uid, token = holder["metadata"].get("uid"), _stored_token(stored)
     reason = _access.renewal(token, uid, time.time(), renew_before)
+    if not reason and rotation == "issue":
+        reason = "rotated"
     if not reason:
         return token, plan_present(_access.issued_secret(account, token), stored), ""
     token = PLACEHOLDER
@@ -106,5 +141,6 @@ def kubeconfig_of(module, client, token, name):
         "kubeconfig": text,
         "server": server,
         "ca_sha256": _access.fingerprint(client.authority),
+        "credential": _access.fingerprint(text)[:16],
         "expires_at": expires_at(token),
     }

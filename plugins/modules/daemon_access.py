@@ -18,6 +18,13 @@ options:
     type: str
     choices: [present, absent]
     default: present
+  rotation:
+    description:
+      - V(keep) uses the tokens that are there, V(issue) makes new ones beside them, V(retire) removes all but the newest.
+      - As for M(clustermesh.core.remote_access).
+    type: str
+    choices: [keep, issue, retire]
+    default: keep
   server:
     description: URL under which the nodes reach their API server, by default the one that this module uses.
     type: str
@@ -69,20 +76,23 @@ from ansible_collections.clustermesh.core.plugins.module_utils._reconcile import
 
 def run(module, client):
     """Makes the accounts and reads their tokens."""
-    steps = _tokens.reconcile(module, client, _access.daemon_objects())
-    answer = result(steps)
-    if module.params["state"] == "present":
-        for key, account in (("controller", _access.CONTROLLER), ("agent", _access.AGENT)):
-            token = _tokens.secret_token(module, client, account, steps)
-            made = _tokens.kubeconfig_of(module, client, token, "clustermesh")
-            answer[f"{key}_kubeconfig"] = made["kubeconfig"]
-    return answer
+    definitions, accounts = _access.daemon_objects(), (_access.CONTROLLER, _access.AGENT)
+    if module.params["state"] == "absent":
+        tokens = [secret for account in accounts for secret in _tokens.token_secrets(client, account)]
+        return result(_tokens.reconcile(module, client, [*definitions, *tokens]))
+    steps, kubeconfigs = _tokens.reconcile(module, client, definitions), {}
+    for key, account in zip(("controller", "agent"), accounts):
+        token, made = _tokens.secret_token(module, client, account, module.params["rotation"])
+        steps += made
+        kubeconfigs[f"{key}_kubeconfig"] = _tokens.kubeconfig_of(module, client, token, "clustermesh")["kubeconfig"]
+    return {**result(steps), **kubeconfigs}
 
 
 def main():
     """Runs the module."""
     arguments = spec(
         state={"type": "str", "choices": ["present", "absent"], "default": "present"},
+        rotation={"type": "str", "choices": ["keep", "issue", "retire"], "default": "keep"},
         server={"type": "str"},
         tls_server_name={"type": "str"},
         wait_timeout={"type": "float", "default": 30.0},

@@ -26,6 +26,13 @@ options:
     type: list
     elements: str
     default: []
+  expected_credentials:
+    description:
+      - Name of a peer to RV(clustermesh.core.remote_access#module:credential); the cluster must be in sync with that peer by
+        that very credential.
+      - With it only those peers count for O(wait) and RV(ready), and no node.
+    type: dict
+    default: {}
 extends_documentation_fragment:
   - clustermesh.core.cluster
   - clustermesh.core.attributes.info
@@ -49,7 +56,12 @@ peers:
   type: list
   elements: dict
   returned: success
-  sample: [{peer: oslo, ready: true, connected: true, synced: true, overlay: Enabled, nodes: 2, refused: 0, reason: ""}]
+  sample: [{peer: oslo, ready: true, connected: true, synced: true, overlay: Enabled, nodes: 2, refused: 0, credential: 0123456789abcdef, reason: ""}]
+outdated:
+  description: Peers that are not in sync by the credential of O(expected_credentials).
+  type: list
+  elements: str
+  returned: success
 nodes:
   description: One row a node.
   type: list
@@ -77,7 +89,10 @@ def look(client, params):
         "peers": _info.peer_rows(configurations, remote_nodes),
         "nodes": _info.node_rows(mesh_nodes, params["expected_nodes"]),
     }
-    return {**answer, "ready": _info.is_complete(answer, params["expected_peers"])}
+    credentials = params["expected_credentials"]
+    outdated = _info.outdated(answer, credentials)
+    ready = not outdated if credentials else _info.is_complete(answer, params["expected_peers"])
+    return {**answer, "outdated": outdated, "ready": ready}
 
 
 def run(module, client):
@@ -101,6 +116,7 @@ def main():
         wait={"type": "float", "default": 0.0},
         expected_peers={"type": "list", "elements": "str", "default": []},
         expected_nodes={"type": "list", "elements": "str", "default": []},
+        expected_credentials={"type": "dict", "default": {}, "no_log": False},
     )
     module = AnsibleModule(arguments, supports_check_mode=True)
     try:

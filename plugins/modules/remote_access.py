@@ -22,7 +22,7 @@ options:
   token_type:
     description:
       - V(secret) is a token without end. It lives in a Secret C(clustermesh-remote-token) of type
-        C(kubernetes.io/service-account-token), until that Secret is removed.
+        C(kubernetes.io/service-account-token), C(clustermesh-remote-token-2) after a rotation, until that Secret is removed.
       - V(request) is a token of bounded life (TokenRequest). It is kept in a Secret C(clustermesh-remote-issued) and issued
         anew by the run that finds it missing, near its end or of an account that was made again. So run regularly.
       - A token of the other type stays until its Secret is removed, so that changing the type interrupts no peer.
@@ -37,6 +37,15 @@ options:
     description: Seconds before its end from which on a requested token is replaced.
     type: int
     default: 604800
+  rotation:
+    description:
+      - V(keep) uses the token that is there.
+      - V(issue) makes a new one beside it and returns the new one; when an earlier rotation did not end, the one that it
+        made. A requested token is replaced, and the one before stays good until its own end.
+      - V(retire) removes every token but the newest, also one of the other type. Only when every peer uses the newest.
+    type: str
+    choices: [keep, issue, retire]
+    default: keep
   server:
     description: URL under which peers reach the API server, by default the one that this module uses.
     type: str
@@ -76,13 +85,18 @@ ca_sha256:
   description: Digest of the certificates in the kubeconfig.
   type: str
   returned: when O(state=present)
+credential:
+  description: Short digest of the kubeconfig; the controller of a peer names it in its status once that works.
+  type: str
+  returned: when O(state=present)
+  sample: 0123456789abcdef
 expires_at:
   description: When the token ends, empty when it does not.
   type: str
   returned: when O(state=present)
   sample: "2026-05-01T12:00:00Z"
 renewed:
-  description: Why the token was issued anew (V(missing), V(expiring) or V(sa_recreated)), empty when it was not.
+  description: Why the token was issued anew (V(missing), V(expiring), V(sa_recreated), V(rotated)), empty when it was not.
   type: str
   returned: when O(state=present) and O(token_type=request)
 objects:
@@ -97,31 +111,36 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.clustermesh.core.plugins.module_utils import _access, _tokens
 from ansible_collections.clustermesh.core.plugins.module_utils._args import spec
 from ansible_collections.clustermesh.core.plugins.module_utils._client import ClusterError, client_of
-from ansible_collections.clustermesh.core.plugins.module_utils._objects import name_of
-from ansible_collections.clustermesh.core.plugins.module_utils._reconcile import result
+from ansible_collections.clustermesh.core.plugins.module_utils._objects import is_ours, name_of
+from ansible_collections.clustermesh.core.plugins.module_utils._reconcile import Step, carry_out, result
 
 
 def run(module, client):
     """Makes the account and reads its token."""
-    params, definitions = module.params, _access.remote_objects()
-    long_lived, issued = _access.token_secret(_access.REMOTE), _access.issued_secret(_access.REMOTE, "")
+    params, definitions, rotation = module.params, _access.remote_objects(), module.params["rotation"]
     if params["state"] == "absent":
-        return result(_tokens.reconcile(module, client, [*definitions, long_lived, issued]))
+        tokens = [_access.issued_secret(_access.REMOTE, ""), *_tokens.token_secrets(client, _access.REMOTE)]
+        return result(_tokens.reconcile(module, client, [*definitions, *tokens]))
+    steps, more = _tokens.reconcile(module, client, definitions), {}
     if params["token_type"] == "secret":  # noqa: S105
-        steps = _tokens.reconcile(module, client, [*definitions, long_lived])
-        token, more = _tokens.secret_token(module, client, _access.REMOTE, steps), {}
-        other = issued
+        token, made = _tokens.secret_token(module, client, _access.REMOTE, rotation)
+        issued = client.read(_access.issued_secret(_access.REMOTE, ""))
+        others = [issued] if issued else []
     else:
-        steps = _tokens.reconcile(module, client, definitions)
         token, step, reason = _tokens.requested_token(
-            module, client, _access.REMOTE, params["expiration"], params["renew_before"]
+            module, client, _access.REMOTE, params["expiration"], params["renew_before"], rotation
         )
-        steps, more = [*steps, step], {"renewed": reason}
-        other = long_lived
-    stored = client.read(other)
-    if stored:
-        module.warn(f"{name_of(stored)} still gives access; remove it when every peer has the new token")
-    return {**result(steps), **more, **_tokens.kubeconfig_of(module, client, token, "clustermesh")}
+        made, more = [step], {"renewed": reason}
+        others = _tokens.token_secrets(client, _access.REMOTE)
+    if rotation == "retire":
+        retired = [Step("delete", None, item) for item in others if is_ours(item)]
+        if not module.check_mode:
+            carry_out(client, retired)
+        made = [*made, *retired]
+    elif others:
+        names = ", ".join(map(name_of, others))
+        module.warn(f"{names} still gives access; playbook rotate removes it when every peer has the new token")
+    return {**result([*steps, *made]), **more, **_tokens.kubeconfig_of(module, client, token, "clustermesh")}
 
 
 def main():
@@ -129,6 +148,7 @@ def main():
     arguments = spec(
         state={"type": "str", "choices": ["present", "absent"], "default": "present"},
         token_type={"type": "str", "choices": ["secret", "request"], "default": "secret", "no_log": False},
+        rotation={"type": "str", "choices": ["keep", "issue", "retire"], "default": "keep"},
         expiration={"type": "int", "default": 2592000},
         renew_before={"type": "int", "default": 604800},
         server={"type": "str"},

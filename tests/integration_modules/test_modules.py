@@ -5,6 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import re
+import ssl
+import time
+import urllib.error
+import urllib.request
 
 import pytest
 
@@ -75,6 +79,42 @@ def test_a_requested_token_is_issued_once_and_renewed_near_its_end(ansible, rome
     assert "Secret/clustermesh-remote-token" not in actions(again)
     gone = ansible.run("remote_access", {**auth(rome), "state": "absent"})
     assert actions(gone)["Secret/clustermesh-remote-issued"] == "delete"
+
+
+def test_rotation_keeps_the_old_token_until_it_is_retired_and_goes_on_after_an_interruption(ansible, rome):
+    def token(kubeconfig: str) -> str:
+        return json.loads(re.search(r"token: (.*)", kubeconfig).group(1))
+
+    def is_accepted(kubeconfig: str) -> bool:
+        request = urllib.request.Request(
+            f"{rome.url}/api/v1/nodes", headers={"Authorization": f"Bearer {token(kubeconfig)}"}
+        )
+        try:
+            with urllib.request.urlopen(request, context=ssl.create_default_context(cafile=str(rome.ca))) as answer:
+                return answer.status == 200
+        except urllib.error.HTTPError as refused:
+            return refused.code != 401
+
+    old = ansible.run("remote_access", auth(rome))["kubeconfig"]
+    predicted = ansible.run("remote_access", {**auth(rome), "rotation": "issue"}, "--check")
+    issued = ansible.run("remote_access", {**auth(rome), "rotation": "issue"})
+    assert actions(issued) == actions(predicted)
+    assert actions(issued)["Secret/clustermesh-remote-token-2"] == "create"
+    again = ansible.run("remote_access", {**auth(rome), "rotation": "issue"})
+    assert (again["changed"], again["kubeconfig"]) == (False, issued["kubeconfig"])
+    assert issued["kubeconfig"] != old
+    assert is_accepted(old)
+    retired = ansible.run("remote_access", {**auth(rome), "rotation": "retire"})
+    assert {name for name, action in actions(retired).items() if action == "delete"} == {
+        "Secret/clustermesh-remote-token"
+    }
+    deadline = time.monotonic() + 30  # the API server caches what it authenticated for some seconds
+    while is_accepted(old):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert is_accepted(issued["kubeconfig"])
+    plain = ansible.run("remote_access", auth(rome))
+    assert (plain["changed"], plain["credential"]) == (False, issued["credential"])
 
 
 def test_peering_prints_no_token(ansible, paris, oslo):
