@@ -3,164 +3,283 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal
 
-import msgspec
-
-from clustermeshd.cli.tables import table
+from clustermeshd.cli import services, session
+from clustermeshd.cli.fixes import fix
+from clustermeshd.cli.output import Document, Problem, is_well, problem_lines, table
+from clustermeshd.cli.service_facts import ServiceRow
 from clustermeshd.kube import objects, resources
 from clustermeshd.kube.client import Client
-from clustermeshd.kube.errors import NotFound
+from clustermeshd.kube.errors import Forbidden, NotFound
 from clustermeshd.model import names
-from clustermeshd.plan import federation
+
+EXPIRY_WARNING = timedelta(days=7)
+_LEASE_GRACE_S = 60  # clocks of people's machines differ from the leader's
+
+
+class PeerRow(Document, frozen=True):
+    """One RemoteClusterConfiguration; conditions are True, False or Unknown."""
+
+    name: str
+    connected: str
+    synced: str
+    overlay: str
+    nodes: int
+    services: int
+    refused: int
+    server_version: str
+    cluster_id: str
+    last_sync_time: str | None
+    credential_expiry_time: str | None
+
+
+class NodeRow(Document, frozen=True):
+    """One MeshNode: what its agent says."""
+
+    name: str
+    ready: str
+    devices: dict[str, int]  # name -> MTU, bytes
+    wanted_routes: dict[str, int]  # peer -> count
+    programmed_routes: dict[str, int]
+    paths: dict[str, int] | None  # state -> count; None where the agent does not probe
+    problems: int
+    agent_version: str
+
+
+class ServiceCounts(Document, frozen=True):
+    federated: int
+    with_problems: int
+
+
+class Status(Document, frozen=True):
+    """The whole answer; ``well`` is what the exit status says."""
+
+    well: bool
+    server: str
+    peers: tuple[PeerRow, ...]
+    nodes: tuple[NodeRow, ...]
+    services: ServiceCounts
+    problems: tuple[Problem, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """Everything the status is made of."""
-
+class _Facts:
     peers: list[objects.RemoteClusterConfiguration]
-    remote_nodes: list[objects.RemoteNode]
     mesh_nodes: list[objects.MeshNode]
-    services: list[objects.Service]
-    slices: list[objects.EndpointSlice]
+    nodes: list[objects.Node] | None  # None: not ours to read
+    lease: objects.Lease | None
+    federated: list[ServiceRow]
 
 
-async def read(client: Client) -> View:
-    """Reads the view; a cluster without our CRDs is told as such."""
+async def read(client: Client) -> Status:
+    """The mesh as the local API server has it, now."""
+    peers = await session.peers(client)
+    (mesh_nodes, _), nodes, lease, federated = await asyncio.gather(
+        client.list(resources.MESH_NODES), _nodes(client), _lease(client), services.read(client, None, peers)
+    )
+    facts = _Facts(peers, mesh_nodes, nodes, lease, list(federated.services))
+    problems = tuple(_problems(facts, datetime.now(UTC)))
+    return Status(
+        well=is_well(problems),
+        server=client.server,
+        peers=tuple(map(_peer_row, peers)),
+        nodes=tuple(_node_row(node) for node in sorted(mesh_nodes, key=lambda n: n.metadata.name)),
+        services=ServiceCounts(
+            federated=len(facts.federated), with_problems=sum(1 for s in facts.federated if s.problems)
+        ),
+        problems=problems,
+    )
+
+
+async def _nodes(client: Client) -> list[objects.Node] | None:
     try:
-        peers, remote, mesh, services, slices = await asyncio.gather(
-            client.list(resources.REMOTE_CLUSTER_CONFIGURATIONS),
-            client.list(resources.REMOTE_NODES),
-            client.list(resources.MESH_NODES),
-            client.list(resources.SERVICES),
-            client.list(resources.ENDPOINT_SLICES, label_selector=f"{names.SLICE_MANAGED_BY}={names.SLICE_MANAGER}"),
-        )
-    except NotFound as error:
-        message = "this cluster is in no mesh: the kinds of clustermesh.io/v1alpha1 are not installed"
-        raise NotFound(message) from error
-    return View(list(peers[0]), list(remote[0]), list(mesh[0]), list(services[0]), list(slices[0]))
+        return (await client.list(resources.NODES))[0]
+    except Forbidden:
+        return None
 
 
-def is_ready(view: View) -> bool:
-    """Whether every peer is in sync and every agent says it is ready."""
-    return (
-        bool(view.peers)
-        and all(_condition(peer.status.conditions, "Synced") == "True" for peer in view.peers)
-        and all(_condition(node.status.conditions, "Ready") == "True" for node in view.mesh_nodes)
+async def _lease(client: Client) -> objects.Lease | None:
+    try:
+        return await client.get(resources.LEASES, names.CONTROLLER_LEASE, names.NAMESPACE)
+    except (NotFound, Forbidden):
+        return None
+
+
+def condition(thing: tuple[objects.Condition, ...] | None, name: str) -> objects.Condition:
+    """The condition of a type; Unknown where nobody has said anything."""
+    return next((c for c in thing or () if c.type == name), objects.Condition(name, "Unknown", "NeverSeen"))
+
+
+def _peer_row(peer: objects.RemoteClusterConfiguration) -> PeerRow:
+    counts = peer.status.counts or objects.RemoteClusterCounts()
+    return PeerRow(
+        name=peer.metadata.name,
+        connected=condition(peer.status.conditions, "Connected").status,
+        synced=condition(peer.status.conditions, "Synced").status,
+        overlay=peer.spec.sync_options.overlay_routing_mode,
+        nodes=counts.nodes,
+        services=counts.services,
+        refused=counts.refused,
+        server_version=peer.status.server_version,
+        cluster_id=peer.status.cluster_id,
+        last_sync_time=peer.status.last_sync_time,
+        credential_expiry_time=peer.status.credential_expiry_time,
     )
 
 
-def _condition(conditions: tuple[objects.Condition, ...] | None, name: str) -> str:
-    return next((c.status for c in conditions or () if c.type == name), "Unknown")
-
-
-def _message(conditions: tuple[objects.Condition, ...] | None, name: str) -> str:
-    return next(
-        (f"{c.reason}: {c.message}" if c.message else c.reason for c in conditions or () if c.type == name), ""
+def _node_row(node: objects.MeshNode) -> NodeRow:
+    paths = node.status.paths
+    return NodeRow(
+        name=node.metadata.name,
+        ready=condition(node.status.conditions, "Ready").status,
+        devices={d.name: d.mtu for d in node.status.devices or ()},
+        wanted_routes={p.name: p.wanted_routes for p in node.status.peers or ()},
+        programmed_routes={p.name: p.programmed_routes for p in node.status.peers or ()},
+        paths=None
+        if paths is None
+        else {
+            "reachable": paths.reachable,
+            "degraded": paths.degraded,
+            "blackHoled": paths.black_holed,
+            "unreachable": paths.unreachable,
+            "unknown": paths.unknown,
+        },
+        problems=len(node.status.problems or ()) + (len(paths.problems) if paths is not None else 0),
+        agent_version=node.status.agent_version,
     )
 
 
-def text(view: View) -> str:
-    """The view as three tables and a list of what is wrong."""
-    return "\n\n".join((_peers(view), _nodes(view), _services(view), *_problems(view)))
+# ---- problems
 
 
-def _peers(view: View) -> str:
+def _problems(facts: _Facts, now: datetime) -> Iterator[Problem]:
+    if not facts.peers:
+        told = "there is no RemoteClusterConfiguration, so this cluster reads no other"
+        yield Problem("error", "mesh", "NoPeers", told, "run mesh.yml, or apply one (docs/cli.md)")
+    yield from lease_problems(facts.lease, now)
+    for peer in facts.peers:
+        yield from peer_problems(peer, now)
+    for node in facts.mesh_nodes:
+        yield from node_problems(node)
+    yield from _missing_agents(facts)
+    for row in facts.federated:
+        yield from (p for p in row.problems if p.reason != "ClusterStale")  # the peer's own line says it
+
+
+def lease_problems(lease: objects.Lease | None, now: datetime) -> Iterator[Problem]:
+    """A Lease that nobody renews: then every status is a thing of the past. No Lease says nothing (one replica)."""
+    renewed = parse_time(lease.spec.renew_time) if lease is not None else None
+    if lease is None or renewed is None:
+        return
+    silent_s = (now - renewed).total_seconds()
+    if silent_s > (lease.spec.lease_duration_seconds or 15) + _LEASE_GRACE_S:
+        told = f"the Lease was renewed {silent_s:.0f} s ago, by {lease.spec.holder_identity or 'nobody'}"
+        yield Problem("error", "controller", "NotLeading", told, fix("NotLeading"))
+
+
+def peer_problems(peer: objects.RemoteClusterConfiguration, now: datetime) -> Iterator[Problem]:
+    """What the controller says of a peer, and a credential that ends soon."""
+    name = f"peer {peer.metadata.name}"
+    connected, synced = (condition(peer.status.conditions, kind) for kind in ("Connected", "Synced"))
+    if connected.status != "True":  # what the others say follows from it
+        told = connected.message or "no controller has said anything about it"
+        yield Problem("error", name, connected.reason, told, fix(connected.reason))
+    else:
+        for found in (synced, condition(peer.status.conditions, "Routed")):
+            if found.status == "False":
+                yield Problem("error", name, found.reason, found.message, fix(found.reason))
+    for refused in peer.status.refused or ():
+        told = f"{refused.kind} {refused.name}: {refused.message}"
+        yield Problem("error", name, refused.reason, told, fix(refused.reason))
+    left = (peer.status.counts.refused if peer.status.counts else 0) - len(peer.status.refused or ())
+    if left > 0:
+        yield Problem("error", name, "ObjectsRefused", f"{left} more objects are refused", "see the ones above")
+    if (problem := expiry_problem(name, parse_time(peer.status.credential_expiry_time), now)) is not None:
+        yield problem
+
+
+def expiry_problem(name: str, end: datetime | None, now: datetime) -> Problem | None:
+    """A credential that has ended (error) or ends within a week (warning)."""
+    if end is None or end - now > EXPIRY_WARNING:
+        return None
+    severity: Literal["error", "warning"] = "error" if end <= now else "warning"
+    told = f"the credential {'ended' if end <= now else 'ends'} at {end:%Y-%m-%dT%H:%M:%SZ}"
+    return Problem(severity, name, "CredentialExpires", told, "rotate it: mesh.yml of the peer writes a new one")
+
+
+def node_problems(node: objects.MeshNode) -> Iterator[Problem]:
+    """What an agent says of its node, and its bad paths."""
+    name = f"node {node.metadata.name}"
+    ready = condition(node.status.conditions, "Ready")
+    for found in node.status.problems or ():
+        yield Problem("error", name, found.reason, f"{found.object}: {found.message}", fix(found.reason))
+    if ready.status != "True" and not node.status.problems:
+        told = ready.message or "its agent has said nothing yet"
+        yield Problem("error", name, "NoAgent" if ready.status == "Unknown" else ready.reason, told, fix("NoAgent"))
+    for path in node.status.paths.problems if node.status.paths is not None else ():
+        size = f", {path.mtu} bytes pass" if path.mtu else ""
+        since = f" since {path.since}" if path.since else ""
+        told = f"path to {path.cluster}.{path.node} (IPv{path.family}) is {path.state}{since}: {path.reason}{size}"
+        severity: Literal["error", "warning"] = "warning" if path.state == "degraded" else "error"
+        yield Problem(severity, name, "BadPath", told, fix(path.state))
+
+
+def _missing_agents(facts: _Facts) -> Iterator[Problem]:
+    """Nodes without an agent, where an overlay is wanted; a warning, since some nodes may be meant to have none."""
+    if facts.nodes is None or not any(p.spec.sync_options.overlay_routing_mode == "Enabled" for p in facts.peers):
+        return
+    known = {node.metadata.name for node in facts.mesh_nodes}
+    for node in facts.nodes:
+        if node.metadata.name not in known:
+            told = "no agent reports, although a peer's overlay is enabled"
+            yield Problem("warning", f"node {node.metadata.name}", "NoAgent", told, fix("NoAgent"))
+
+
+def parse_time(text: str | None) -> datetime | None:
+    """An RFC 3339 time of the API; None for what is none."""
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC) if text else None
+    except (ValueError, OverflowError):
+        return None
+
+
+# ---- tables
+
+
+def text(view: Status, *, wide: bool) -> str:
+    """Three tables, and a line per problem."""
+    header = ["PEER", "CONNECTED", "SYNCED", "OVERLAY", "NODES", "SERVICES", "REFUSED", "VERSION", "CREDENTIAL ENDS"]
+    wide_header = ["CLUSTER ID", "LAST SYNC"] if wide else []
     rows = [
-        (
-            peer.metadata.name,
-            _condition(peer.status.conditions, "Connected"),
-            _condition(peer.status.conditions, "Synced"),
-            peer.spec.sync_options.overlay_routing_mode,
-            peer.status.counts.nodes if peer.status.counts else 0,
-            peer.status.counts.services if peer.status.counts else 0,
-            peer.status.counts.refused if peer.status.counts else 0,
-            peer.status.server_version,
-            peer.status.credential_expiry_time or "never",
-        )
-        for peer in view.peers
+        [p.name, p.connected, p.synced, p.overlay, p.nodes, p.services, p.refused, p.server_version]
+        + [p.credential_expiry_time or "never"]
+        + ([p.cluster_id, p.last_sync_time] if wide else [])
+        for p in view.peers
     ]
-    header = (
-        "PEER",
-        "CONNECTED",
-        "SYNCED",
-        "OVERLAY",
-        "NODES",
-        "SERVICES",
-        "REFUSED",
-        "VERSION",
-        "CREDENTIAL EXPIRES",
+    nodes_header = ["NODE", "READY", "DEVICE/MTU", "ROUTES", "PATHS", "PROBLEMS", *(["AGENT"] if wide else [])]
+    nodes = [
+        [n.name, n.ready, ",".join(f"{d}/{m}" for d, m in n.devices.items()), _routes(n), _paths(n), n.problems]
+        + ([n.agent_version] if wide else [])
+        for n in view.nodes
+    ]
+    counts = view.services
+    summary = (
+        f"SERVICES   {counts.federated} federated, {counts.with_problems} with problems (clustermesh services -A)"
     )
-    return table(header, rows)
+    parts = [table([*header, *wide_header], rows), table(nodes_header, nodes), summary]
+    parts.append(problem_lines(view.problems) or "All is well.")
+    return "\n\n".join(parts)
 
 
-def _nodes(view: View) -> str:
-    rows = [
-        (
-            node.metadata.name,
-            _condition(node.status.conditions, "Ready"),
-            ",".join(f"{d.name}/{d.mtu}" for d in node.status.devices or ()),
-            ",".join(f"{p.name}:{p.programmed_routes}/{p.wanted_routes}" for p in node.status.peers or ()),
-            len(node.status.problems or ()),
-            node.status.agent_version,
-        )
-        for node in view.mesh_nodes
-    ]
-    return table(("NODE", "READY", "DEVICE/MTU", "ROUTES", "PROBLEMS", "AGENT"), rows)
+def _routes(node: NodeRow) -> str:
+    return ",".join(f"{p}:{node.programmed_routes[p]}/{wanted}" for p, wanted in node.wanted_routes.items())
 
 
-def _services(view: View) -> str:
-    rows = []
-    for service in view.services:
-        selector = federation.selector_text(service)
-        if selector is None:
-            continue
-        counts: dict[str, int] = {}
-        for piece in view.slices:
-            same = piece.metadata.namespace == service.metadata.namespace
-            if same and piece.labels.get(names.SERVICE_NAME) == service.metadata.name:
-                cluster = piece.labels.get(names.REMOTE_CLUSTER, "local")
-                counts[cluster] = counts.get(cluster, 0) + len(piece.endpoints or ())
-        endpoints = ",".join(f"{cluster}:{count}" for cluster, count in sorted(counts.items()))
-        rows.append((service.metadata.namespace, service.metadata.name, selector, endpoints))
-    return table(("NAMESPACE", "FEDERATED SERVICE", "SELECTOR", "ENDPOINTS"), rows)
-
-
-def _problems(view: View) -> list[str]:
-    lines = [
-        f"peer {peer.metadata.name}: {_message(peer.status.conditions, 'Connected')}"
-        for peer in view.peers
-        if _condition(peer.status.conditions, "Connected") != "True"
-    ]
-    lines += [
-        f"peer {peer.metadata.name}: {r.kind} {r.name}: {r.reason}: {r.message}"
-        for peer in view.peers
-        for r in peer.status.refused or ()
-    ]
-    lines += [
-        f"node {node.metadata.name}: {p.reason}: {p.object}: {p.message}"
-        for node in view.mesh_nodes
-        for p in node.status.problems or ()
-    ]
-    lines += [
-        f"node {node.metadata.name}: path to {p.cluster}.{p.node} IPv{p.family} "
-        f"is {p.state} since {p.since}: {p.reason}" + (f", {p.mtu} bytes pass" if p.mtu else "")
-        for node in view.mesh_nodes
-        if node.status.paths is not None
-        for p in node.status.paths.problems
-    ]
-    return ["\n".join(("PROBLEMS", *lines))] if lines else []
-
-
-def as_json(view: View) -> str:
-    """The same as one JSON document: the objects as the API has them."""
-    document = {
-        "ready": is_ready(view),
-        "peers": view.peers,
-        "remoteNodes": view.remote_nodes,
-        "meshNodes": view.mesh_nodes,
-        "federatedServices": [s for s in view.services if federation.selector_text(s) is not None],
-        "endpointSlices": view.slices,
-    }
-    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+def _paths(node: NodeRow) -> str:
+    """Good ones of those that were tried."""
+    paths = node.paths
+    return "" if paths is None else f"{paths['reachable']}/{sum(paths.values()) - paths['unknown']}"
