@@ -32,6 +32,10 @@ _RESERVED: Final = tuple(
         ("fd00:ec2::254/128", "a cloud metadata address"),
     )
 )
+_RESERVED_RANGES: Final = {
+    family: tuple((prefix.low, prefix.high, what) for prefix, what in _RESERVED if prefix.family == family)
+    for family in BITS
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +62,12 @@ class Holders:
     def add(self, held: Iterable[tuple[Prefix, str]]) -> None:
         """Linear in everything held: to be called once a cluster, not once a prefix."""
         outermost: list[tuple[Prefix, str]] = []
-        family = high = -1
-        for prefix, holder in sorted([*self._held, *held]):
-            if prefix.family != family or prefix.low > high:
-                outermost.append((prefix, holder))
-                family, high = prefix.family, prefix.high
+        family = end = -1
+        for entry in sorted([*self._held, *held]):
+            prefix = entry[0]
+            if prefix.low > end or prefix.family != family:
+                outermost.append(entry)
+                family, end = prefix.family, prefix.high
         self._held = outermost
         self._lows = [(prefix.family, prefix.low) for prefix, _ in outermost]
 
@@ -106,9 +111,9 @@ def first_inside(points: list[Point], prefix: Prefix) -> Point | None:
 
 def reserved(prefix: Prefix) -> Refusal | None:
     """Refusal of a prefix that touches a range no cluster may claim (0.0.0.0/0 and ::/0 touch several)."""
-    family, low, high = prefix.family, prefix.low, prefix.high
-    for special, what in _RESERVED:
-        if special.family == family and special.low <= high and low <= special.high:
+    low, high = prefix.low, prefix.high
+    for first, last, what in _RESERVED_RANGES[prefix.family]:
+        if first <= high and low <= last:
             return Refusal("Reserved", f"{prefix} overlaps {what}")
     return None
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from clustermeshd.kube import objects
 from clustermeshd.model import names
@@ -26,7 +27,11 @@ from clustermeshd.plan.admission import (
 from clustermeshd.plan.ipam import PodPrefixes, spec_cidrs
 
 _MAX_NAME = 253  # RFC 1123 subdomain
-_TUNNEL = ((4, names.CALICO_TUNNEL_ADDRESS_V4), (6, names.CALICO_TUNNEL_ADDRESS_V6))
+_REMEMBERED = 1 << 16
+# A plan is made of all nodes whenever one changes: what was read of the others is not read again.
+_point = lru_cache(_REMEMBERED)(parse_point)
+_prefix = lru_cache(_REMEMBERED)(parse_prefix)
+_mac = lru_cache(_REMEMBERED)(vtep_mac)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +127,9 @@ class _Planner:
         addresses = {node.metadata.name: self._addresses(node) for node in ordered}
         self._underlay = sorted(point for points in addresses.values() for point in points)
         cidrs = {node.metadata.name: self._cidrs(node) for node in ordered}
-        lengths = {family: {p.length for p in self._claims if p.family == family} for family in BITS}
+        lengths = {
+            family: sorted({p.length for p in self._claims if p.family == family}, reverse=True) for family in BITS
+        }
         for node in ordered:
             name = node.metadata.name
             if addresses[name]:
@@ -140,7 +147,7 @@ class _Planner:
             if entry.type != "InternalIP":
                 continue
             is_named = True
-            point = parse_point(entry.address)
+            point = _point(entry.address)
             if point is None:
                 self._refuse(node, Refusal("InvalidAddress", f"InternalIP {entry.address[:64]!r} is no IP address"))
             else:
@@ -152,7 +159,7 @@ class _Planner:
     def _cidrs(self, node: objects.Node) -> list[Prefix]:
         cidrs: list[Prefix] = []
         for text in self._peer.prefixes.of(node):
-            prefix = parse_prefix(text)
+            prefix = _prefix(text)
             if prefix is None:
                 self._refuse(node, Refusal("InvalidCIDR", f"pod prefix {text[:64]!r} is no CIDR"))
             elif self._claim(node, prefix, self._pod_refusal):
@@ -194,26 +201,21 @@ class _Planner:
 
         Either counts only where this very node has it: whoever claims another's is not believed.
         """
-        found: list[Point] = []
-        for family, annotation in _TUNNEL:
-            first = next((p for t in spec_cidrs(node) if (p := parse_prefix(t)) and p.family == family), None)
-            candidates = (
-                parse_point(node.annotations.get(annotation, "")),
-                Point(family, first.low) if first is not None else None,
-            )
-            found += [
-                point
-                for point in candidates
-                if point is not None
-                and point.family == family
-                and self._holder(point, lengths[family]) == node.metadata.name
-            ][:1]
-        return found
+        found: dict[int, Point] = {}
+        texts = [
+            node.annotations.get(name, "") for name in (names.CALICO_TUNNEL_ADDRESS_V4, names.CALICO_TUNNEL_ADDRESS_V6)
+        ]
+        candidates = [point for text in texts if text and (point := _point(text)) is not None]
+        candidates += [Point(p.family, p.low) for text in spec_cidrs(node) if (p := _prefix(text)) is not None]
+        for point in candidates:
+            if point.family not in found and self._holder(point, lengths[point.family]) == node.metadata.name:
+                found[point.family] = point
+        return [found[family] for family in sorted(found)]
 
     def _holder(self, point: Point, lengths: Iterable[int]) -> str | None:
         """The node that has an address: of the prefixes it lies in the longest counts."""
         bits = BITS[point.family]
-        for length in sorted(lengths, reverse=True):
+        for length in lengths:
             low = point.number >> (bits - length) << (bits - length)
             holder = self._claims.get(Prefix(point.family, low, length))
             if holder is not None:
@@ -240,7 +242,7 @@ def _remote_node(
             addresses=tuple(map(str, addresses)),
             pod_cidrs=tuple(map(str, cidrs)),
             tunnel_addresses=tuple(map(str, tunnels)),
-            vtep_mac=vtep_mac(peer.cluster_id, node),
+            vtep_mac=_mac(peer.cluster_id, node),
         ),
     )
 
