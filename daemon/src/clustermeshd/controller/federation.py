@@ -94,6 +94,9 @@ class Federator:
         self._due: dict[ServiceName, None] = {}  # Endpoints objects that wait for their turn
         self._rate = Rate(_ENDPOINTS_PER_S, _ENDPOINTS_BURST, clock=clock)
         self._busy = 0
+        metrics.federated.set_function(lambda: len(self._federated))
+        metrics.federation_clusters.set_function(self._known_clusters)
+        metrics.federation_in_sync.set_function(lambda: float(self.is_idle))
 
     # ---- what others ask
 
@@ -119,6 +122,9 @@ class Federator:
             for service, by_cluster in self._refused.items()
             for address in by_cluster.get(cluster, ())
         ]
+
+    def _known_clusters(self) -> float:
+        return 1.0 + sum(remote.connection is not None for remote in self._remotes.values())
 
     # ---- what changed
 

@@ -37,6 +37,25 @@ class Metrics:
             ["remote_cluster_name", "kind"],
             registry=self.registry,
         )
+        self.federated = Gauge(
+            "clustermesh_federated_services", "Services that carry the annotation", registry=self.registry
+        )
+        self.federation_clusters = Gauge(
+            "clustermesh_federation_clusters",
+            "Clusters whose Services are known, ours included",
+            registry=self.registry,
+        )
+        self.federation_in_sync = Gauge(
+            "clustermesh_federation_in_sync",
+            "1 while nothing that is known waits to be written",
+            registry=self.registry,
+        )
+        self.refused_endpoints = Gauge(
+            "clustermesh_federation_refused_endpoints",
+            "Endpoints of a peer whose address is not that peer's to give",
+            ["remote_cluster_name"],
+            registry=self.registry,
+        )
         self.leader = Gauge("clustermesh_controller_leader", "1 while this replica leads", registry=self.registry)
         self.reconcile = Histogram(
             "clustermesh_controller_reconcile_seconds", "Time of a reconcile", ["what"], registry=self.registry

@@ -1,0 +1,276 @@
+"""Clusters full of Services for the benchmarks of the controller: real API servers, a real controller process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from base64 import b64encode
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from clustermesh_lab import ControlPlane
+from clustermesh_lab.build import program
+from clustermeshd.kube import resources
+from clustermeshd.kube.access import from_file
+from clustermeshd.kube.client import Client
+from clustermeshd.kube.resources import Resource
+from clustermeshd.model import names
+
+from bench.report import BenchError
+from bench.site import CRDS
+
+NAMESPACE: Final = "shop"
+_AT_ONCE: Final = 24
+_PER_NODE: Final = 250
+_USER_AGENT: Final = "clustermeshd/"
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much there is: remote clusters, Services of one name in each, endpoints of each of those."""
+
+    remotes: int = 2
+    services: int = 1000
+    endpoints: int = 50
+
+    @property
+    def total(self) -> int:
+        """Remote endpoints."""
+        return self.remotes * self.services * self.endpoints
+
+    def address(self, remote: int, number: int) -> str:
+        """Address of a remote pod: 10.<100 + remote>..., 250 to a node."""
+        node, host = divmod(number, _PER_NODE)
+        return f"10.{100 + 4 * remote + node // 256}.{node % 256}.{host + 1}"
+
+    def nodes(self) -> int:
+        return -(-self.services * self.endpoints // _PER_NODE)
+
+
+class Clusters:
+    """A local cluster and its remote ones."""
+
+    def __init__(self, local: ControlPlane, remotes: list[ControlPlane], size: Size) -> None:
+        self.local, self.remotes, self.size = local, remotes, size
+
+    def fill(self) -> None:
+        """Nodes, backing Services and slices in the remotes; federated Services in the local cluster."""
+        for number, api in enumerate(self.remotes):
+            _create(api, resources.NODES, (_node(self.size, number, n) for n in range(self.size.nodes())))
+            _kubectl_status(api, self.size, number)
+            _create(api, resources.SERVICES, map(_backing, range(self.size.services)))
+            slices = (slice_body(self.size, number, n) for n in range(self.size.services))
+            _create(api, resources.ENDPOINT_SLICES, slices)
+        _create(self.local, resources.SERVICES, map(_federated, range(self.size.services)))
+
+    def join(self) -> None:
+        """Let the local cluster read the remote ones."""
+        for number, api in enumerate(self.remotes):
+            name = f"remote{number}"
+            data = {"kubeconfig": b64encode(api.kubeconfig.read_bytes()).decode()}
+            _create(self.local, resources.SECRETS, [_meta(name, "default") | {"data": data}])
+            spec = {"clusterAccessSecret": {"name": name, "namespace": "default"}}
+            _create(self.local, resources.REMOTE_CLUSTER_CONFIGURATIONS, [{"metadata": {"name": name}, "spec": spec}])
+
+    def writes(self) -> int:
+        """Write requests of the controller so far, by the API server's audit log."""
+        count = 0
+        with self.local.audit_log.open() as log:
+            for line in log:
+                if '"ResponseComplete"' in line and _USER_AGENT in line:
+                    event = json.loads(line)
+                    count += event["verb"] not in ("get", "list", "watch") and "leases" not in event["requestURI"]
+        return count
+
+
+class Controller:
+    """A controller process of the local cluster, alone (no election)."""
+
+    def __init__(self, api: ControlPlane, directory: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+        self._log = directory / "controller.log"
+        command = [sys.executable, "-m", "clustermeshd.cli.daemon", "controller", "--no-leader-election"]
+        options = ["--kubeconfig", str(api.kubeconfig), "--health-port", str(self._port), "--log-level", "warning"]
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen([*command, *options], stdout=log, stderr=log, start_new_session=True)
+
+    def close(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def metric(self, line_begin: str) -> float:
+        """Sum of the samples whose line begins so."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=30) as answer:
+            text = answer.read().decode()
+        found = re.findall(rf"^{re.escape(line_begin)}\S* (\S+)$", text, re.MULTILINE)
+        return sum(map(float, found))
+
+    def until_in_sync(self, peers: int, services: int, timeout_s: float = 600) -> float:
+        """Waits until every peer is in sync and every Service was brought up to date; seconds it took."""
+        started = time.monotonic()
+        while time.monotonic() - started < timeout_s:
+            if self.process.poll() is not None:
+                raise BenchError(f"the controller ended: {self._log.read_text()[-2000:]}")
+            with contextlib.suppress(OSError):
+                in_sync = self.metric("clustermesh_federation_in_sync")
+                listed = self.metric("clustermesh_federation_clusters")
+                if in_sync == 1 and listed == peers + 1 and self.metric("clustermesh_federated_services") == services:
+                    return time.monotonic() - started
+            time.sleep(0.02)
+        raise BenchError(f"not in sync after {timeout_s:g} s: {self._log.read_text()[-2000:]}")
+
+    def resident_bytes(self) -> int:
+        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def peak_bytes(self) -> int:
+        text = Path(f"/proc/{self.process.pid}/status").read_text()
+        return next(int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith("VmHWM"))
+
+    def cpu_s(self) -> float:
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextlib.contextmanager
+def clusters(size: Size, *, controller_manager: bool = False) -> Iterator[tuple[Clusters, Path]]:
+    """API servers, filled; and a directory for logs."""
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        flags = {"kube-apiserver": {"max-requests-inflight": "2000", "max-mutating-requests-inflight": "1000"}}
+        made = [
+            stack.enter_context(
+                ControlPlane(
+                    name=name, services=(f"10.{96 + i}.0.0/16",), controller_manager=controller_manager, flags=flags
+                )
+            )
+            for i, name in enumerate(["local", *(f"remote{i}" for i in range(size.remotes))])
+        ]
+        kubectl(made[0], "apply", "--server-side", "-f", str(CRDS))
+        kubectl(made[0], "wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        for api in made:
+            _create(api, resources.NAMESPACES, [{"metadata": {"name": NAMESPACE}}])
+        yield Clusters(made[0], made[1:], size), directory
+
+
+@contextlib.contextmanager
+def controller(api: ControlPlane, directory: Path) -> Iterator[Controller]:
+    made = Controller(api, directory)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def kubectl(api: ControlPlane, *argv: str) -> str:
+    command = [*program("kubectl"), f"--kubeconfig={api.kubeconfig}", *argv]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+async def client_of(api: ControlPlane) -> Client:
+    return Client(await from_file(api.kubeconfig), user_agent="bench")
+
+
+async def many(workers: int, work: Callable[[Any], Awaitable[object]], items: Iterable[Any]) -> None:
+    """Does some work on each item, several at once."""
+    waiting = iter(items)
+
+    async def worker() -> None:
+        for item in waiting:
+            await work(item)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(workers):
+            group.create_task(worker())
+
+
+def _create(api: ControlPlane, resource: Resource[Any], bodies: Iterable[Mapping[str, Any]]) -> None:
+    async def work() -> None:
+        async with await client_of(api) as client:
+
+            async def create(body: Mapping[str, Any]) -> None:
+                await client.create(resource, body, body["metadata"].get("namespace"))
+
+            await many(_AT_ONCE, create, bodies)
+
+    asyncio.run(work())
+
+
+def _meta(name: str, namespace: str = NAMESPACE, **more: object) -> dict[str, Any]:
+    return {"metadata": {"name": name, "namespace": namespace, **more}}
+
+
+def _node(size: Size, remote: int, number: int) -> dict[str, Any]:
+    cidr = size.address(remote, number * _PER_NODE).rsplit(".", 1)[0] + ".0/24"
+    return {"metadata": {"name": f"r{remote}-{number}"}, "spec": {"podCIDR": cidr, "podCIDRs": [cidr]}}
+
+
+def _kubectl_status(api: ControlPlane, size: Size, remote: int) -> None:
+    """Addresses of the nodes: status is a subresource."""
+
+    async def work() -> None:
+        async with await client_of(api) as client:
+
+            async def patch(number: int) -> None:
+                address = {"type": "InternalIP", "address": f"192.168.{10 + remote}.{number + 1}"}
+                body = json.dumps({"status": {"addresses": [address]}}).encode()
+                path = resources.NODES.path(name=f"r{remote}-{number}", subresource="status")
+                await client.request("PATCH", path, body=body, content_type="application/merge-patch+json")
+
+            await many(_AT_ONCE, patch, range(size.nodes()))
+
+    asyncio.run(work())
+
+
+def _backing(number: int) -> dict[str, Any]:
+    ports = [{"name": "http", "port": 80, "protocol": "TCP"}]
+    return _meta(f"b{number}", labels={"app": f"a{number}", "team": f"t{number % 20}"}) | {"spec": {"ports": ports}}
+
+
+def _federated(number: int) -> dict[str, Any]:
+    annotations = {names.SERVICE_SELECTOR: f"app == 'a{number}'"}
+    ports = [{"name": "http", "port": 80, "protocol": "TCP"}]
+    return _meta(f"f{number}", annotations=annotations) | {"spec": {"ports": ports}}
+
+
+def slice_body(
+    size: Size, remote: int, number: int, *, trigger: str = "", unready: int | None = None
+) -> dict[str, Any]:
+    """The EndpointSlice of one backing Service; ``unready`` is the endpoint that is not ready."""
+    annotations = {names.LAST_CHANGE_TRIGGER: trigger} if trigger else {}
+    meta = _meta(f"b{number}-x1", labels={names.SERVICE_NAME: f"b{number}"}, annotations=annotations)
+    first = number * size.endpoints
+    endpoints = [
+        {
+            "addresses": [size.address(remote, first + i)],
+            "conditions": {"ready": i != unready, "serving": i != unready, "terminating": False},
+            "nodeName": f"r{remote}-{(first + i) // _PER_NODE}",
+            "zone": f"zone-{i % 3}",
+            "targetRef": {
+                "kind": "Pod",
+                "namespace": NAMESPACE,
+                "name": f"b{number}-6d4cf56db6-{i:05d}",
+                "uid": f"{remote:08d}-0000-4000-8000-{first + i:012d}",
+            },
+        }
+        for i in range(size.endpoints)
+    ]
+    ports = [{"name": "http", "port": 8080, "protocol": "TCP"}]
+    return meta | {"addressType": "IPv4", "ports": ports, "endpoints": endpoints}
