@@ -40,6 +40,7 @@ KINDS = {
     "RemoteClusterConfiguration": ("remoteclusterconfigurations", False),
     "RemoteNode": ("remotenodes", False),
     "MeshNode": ("meshnodes", False),
+    "IPPool": ("ippools", False),
 }
 RETRIED = (429, 500, 502, 503, 504)
 

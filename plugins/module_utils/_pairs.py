@@ -71,6 +71,10 @@ def _peer_spec(name, host, overlay):
     kubeconfig = (host.get("mesh_access_result") or {}).get("kubeconfig")
     if kubeconfig:
         spec["kubeconfig"] = kubeconfig
+    known = (host.get("mesh_preflight_result") or {}).get("facts") or {}
+    pod_cidrs = host.get("mesh_pod_cidrs") or known.get("pod_cidrs")
+    if pod_cidrs:
+        spec["pod_cidrs"] = pod_cidrs
     if host.get("mesh_admit"):
         spec["admit"] = host["mesh_admit"]
     return spec

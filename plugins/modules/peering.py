@@ -12,6 +12,8 @@ author: The Clustermesh authors (@clustermesh)
 description:
   - Makes a cluster's half of all of its pairs hold in one call. For each peer an access Secret C(mesh-access-PEER) and a
     RemoteClusterConfiguration of the peer's name; and one Role by which the controller may read exactly those Secrets.
+  - Where Calico's IPPools are served, a disabled pool for each pod CIDR of a peer that the underlay routes to, so that Calico
+    does not masquerade what goes there.
   - Compares before it writes, so that nothing is written on a converged cluster.
 options:
   peers:
@@ -34,6 +36,11 @@ options:
         type: str
         choices: [Enabled, Disabled]
         default: Enabled
+      pod_cidrs:
+        description:
+          - Addresses of the peer's pods, for IPPools. Without them the pools of the peer stay as they are.
+        type: list
+        elements: str
       admit:
         description:
           - What the peer may claim, C(spec.import) of the RemoteClusterConfiguration.
@@ -41,6 +48,10 @@ options:
         type: dict
   prune:
     description: Whether to remove peers that are not in O(peers). Only objects with our label are removed.
+    type: bool
+    default: true
+  prune_pools:
+    description: Whether to remove IPPools with our label that no peer needs any more.
     type: bool
     default: true
   adopt:
@@ -85,7 +96,7 @@ conflicts:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.clustermesh.core.plugins.module_utils import _peering
+from ansible_collections.clustermesh.core.plugins.module_utils import _peering, _pools
 from ansible_collections.clustermesh.core.plugins.module_utils._access import namespace
 from ansible_collections.clustermesh.core.plugins.module_utils._args import spec
 from ansible_collections.clustermesh.core.plugins.module_utils._client import ClusterError, client_of
@@ -102,6 +113,28 @@ def by_name(items, version, kind):
     return {item["metadata"]["name"]: {"apiVersion": version, "kind": kind, **item} for item in items}
 
 
+def calico(client):
+    """The served API version of Calico's IPPools and all of them; None and nothing without Calico."""
+    for version in _pools.VERSIONS:
+        if client.get(f"/apis/{version}/ippools", {"limit": "1"}) is not None:
+            found = client.items(f"/apis/{version}/ippools")
+            return version, [{"apiVersion": version, "kind": "IPPool", **item} for item in found]
+    return None, []
+
+
+def pool_steps(module, client):
+    """Steps about pools, before and after those about peers."""
+    peers = module.params["peers"]
+    version, stored = calico(client)
+    if version is None:
+        return [], []
+    for name in _pools.unknown(peers):
+        module.warn(
+            f"no pod CIDR of {name} is known, so Calico may masquerade what goes there: set mesh_pod_cidrs of {name}"
+        )
+    return _pools.plan(peers, stored, version, module.params["prune"] and module.params["prune_pools"])
+
+
 def run(module, client):
     """Plans over what is stored and writes what differs."""
     params = module.params
@@ -111,8 +144,10 @@ def run(module, client):
     steps, peers, conflicts = _peering.plan(
         params["peers"], secrets, stored, readers, adopt=params["adopt"], prune=params["prune"]
     )
+    makes, gone = pool_steps(module, client)
     if params["peers"]:
-        steps = [plan_present(namespace(), client.read(namespace())), *steps]
+        steps = [plan_present(namespace(), client.read(namespace())), *makes, *steps]
+    steps = [*steps, *gone]
     if conflicts:
         names = sorted(map(name_of, conflicts))
         module.fail_json(
@@ -133,11 +168,13 @@ def main():
         "name": {"type": "str", "required": True},
         "kubeconfig": {"type": "str", "no_log": True},
         "overlay": {"type": "str", "choices": ["Enabled", "Disabled"], "default": "Enabled"},
+        "pod_cidrs": {"type": "list", "elements": "str"},
         "admit": {"type": "dict"},
     }
     arguments = spec(
         peers={"type": "list", "elements": "dict", "default": [], "options": peer},
         prune={"type": "bool", "default": True},
+        prune_pools={"type": "bool", "default": True},
         adopt={"type": "bool", "default": False},
     )
     module = AnsibleModule(arguments, supports_check_mode=True)
