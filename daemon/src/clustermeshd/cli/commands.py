@@ -8,10 +8,11 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from clustermeshd.cli import evaluate, services, session, status
+from clustermeshd.cli import check, evaluate, services, session, status
 from clustermeshd.cli.output import Document, serialized
 from clustermeshd.kube.client import Client
 from clustermeshd.kube.errors import NotFound
+from clustermeshd.model.errors import Fatal
 from clustermeshd.runtime.logs import escape
 from clustermeshd.selector import parse
 
@@ -24,6 +25,7 @@ async def run(arguments: argparse.Namespace) -> int:
         "status": _status,
         "services": _services,
         "eval": _eval,
+        "check": _check,
     }[arguments.command]
     if arguments.command == "eval":
         parse(arguments.selector)  # a mistake in it needs no cluster to be told
@@ -73,6 +75,20 @@ async def _eval(client: Client, arguments: argparse.Namespace) -> int:
     for line in complaints:
         print(escape(line), file=sys.stderr)
     return 1 if complaints else 0
+
+
+async def _check(client: Client, arguments: argparse.Namespace) -> int:
+    if len(arguments.peer_context) > len(arguments.peer_kubeconfig):
+        raise Fatal("more --peer-context than --peer-kubeconfig; give each context its file")
+    contexts = [*arguments.peer_context, *[None] * len(arguments.peer_kubeconfig)]
+    report = await check.check(
+        client,
+        only=arguments.peer,
+        others=list(zip(arguments.peer_kubeconfig, contexts, strict=False)),
+        timeout_s=arguments.timeout,
+    )
+    _show(report, arguments, lambda _: check.text(report))
+    return 0 if report.well else 1
 
 
 def _namespace(arguments: argparse.Namespace) -> str:

@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     _add_status(commands)
     _add_services(commands)
     _add_eval(commands)
-    # _add_check(commands)
+    _add_check(commands)
     completion = _command(commands, "completion", "the script by which a shell completes this command", _COMPLETION)
     completion.add_argument("shell", choices=SHELLS)
     return top

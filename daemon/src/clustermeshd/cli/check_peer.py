@@ -1,0 +1,209 @@
+"""What ``clustermesh check`` finds out about one peer, with the credential the controller uses; step by step."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from ssl import SSLSocket, cert_time_to_seconds
+from typing import Literal, cast
+from urllib.parse import urlsplit
+
+from clustermeshd.cli import reviews, session
+from clustermeshd.cli.fixes import fix
+from clustermeshd.cli.output import Document
+from clustermeshd.cli.status import EXPIRY_WARNING, condition
+from clustermeshd.kube import objects, resources
+from clustermeshd.kube.access import Access, from_secret
+from clustermeshd.kube.client import Client
+from clustermeshd.kube.errors import Forbidden
+from clustermeshd.model import names
+from clustermeshd.model.errors import MeshError, Refused
+
+Result = Literal["ok", "warn", "FAIL"]
+_STEPS = ("access Secret", "kubeconfig", "credential", "API server", "rights", "cluster", "nodes")
+
+
+class Check(Document, frozen=True):
+    """One finding; ``scope`` is "local", "node NAME" or "peer NAME". ``fix`` is empty where nothing is to be done."""
+
+    scope: str
+    check: str
+    result: Result
+    message: str
+    fix: str = ""
+
+
+@dataclass(slots=True)
+class Probe:
+    """What is known of a peer after it was asked; ``nodes`` is None where it did not tell."""
+
+    configuration: objects.RemoteClusterConfiguration
+    checks: list[Check] = field(default_factory=list)
+    cluster_id: str = ""
+    nodes: list[objects.Node] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.configuration.metadata.name
+
+    def tell(self, check: str, result: Result, message: str, how: str = "") -> None:
+        self.checks.append(Check(f"peer {self.name}", check, result, message, how))
+
+    def fail(self, check: str, error: MeshError) -> None:
+        """A failure as its error tells it: a Refused says itself what to set."""
+        if isinstance(error, Refused):
+            self.tell(check, "FAIL", f"{error.where}: {error.found}", error.fix)
+        else:
+            self.tell(check, "FAIL", str(error), fix(type(error).__name__))
+
+
+async def probe(client: Client, peer: objects.RemoteClusterConfiguration, timeout_s: float) -> Probe:
+    """Every step that needs the peer alone; after one that fails the later ones are said to be left out."""
+    found = Probe(peer)
+    await _controller_may_read(client, found)
+    try:
+        await _steps(client, found, timeout_s)
+    except MeshError as error:
+        step = _STEPS[min(_reached(found), len(_STEPS) - 1)]
+        found.fail(step, error)
+        left = _STEPS[_reached(found) :]
+        if left:
+            found.tell("rest", "warn", f"not checked, since it takes the step before: {', '.join(left)}")
+    _controller_says(found)
+    return found
+
+
+def _reached(found: Probe) -> int:
+    """How many of the steps have told something."""
+    told = {check.check for check in found.checks}
+    return next((i for i, step in enumerate(_STEPS) if step not in told), len(_STEPS))
+
+
+async def _steps(client: Client, found: Probe, timeout_s: float) -> None:
+    content, where = await session.secret_content(client, found.configuration)
+    found.tell("access Secret", "ok", f"{where} is there and holds a kubeconfig")
+    access = await from_secret(content, where)
+    found.tell("kubeconfig", "ok", f"credentials, CA and {access.server}, and nothing that is refused")
+    _credential(found, access)
+    async with session.bounded(access.server, timeout_s), session.client(access, timeout_s) as remote:
+        version = await remote.server_version()
+        _server(found, version, await _certificate_end(access, timeout_s))
+        await _rights(found, remote)
+        namespace = await remote.get(resources.NAMESPACES, "kube-system")
+        found.cluster_id = namespace.metadata.uid
+        found.tell("cluster", "ok", f"its id is {found.cluster_id}")
+        found.nodes, _ = await remote.list(resources.NODES)
+        found.tell("nodes", "ok", f"{len(found.nodes)} are listed")
+
+
+def _credential(found: Probe, access: Access) -> None:
+    end, now = access.expires_at, datetime.now(UTC)
+    if end is None:
+        found.tell("credential", "ok", "it tells no end")
+        return
+    if end > now + EXPIRY_WARNING:
+        found.tell("credential", "ok", f"valid until {end:%Y-%m-%dT%H:%M:%SZ}")
+        return
+    result: Result = "FAIL" if end <= now else "warn"
+    told = f"it {'ended' if end <= now else 'ends'} at {end:%Y-%m-%dT%H:%M:%SZ}"
+    found.tell("credential", result, told, "rotate it: mesh.yml of the peer writes a new one")
+
+
+async def _certificate_end(access: Access, timeout_s: float) -> datetime | None:
+    """When the server's certificate ends; None where it does not tell."""
+    url = urlsplit(access.server)
+    host = url.hostname or ""
+    with suppress(OSError, ValueError, KeyError):
+        async with asyncio.timeout(timeout_s):
+            _, writer = await asyncio.open_connection(
+                host, url.port or 443, ssl=access.tls, server_hostname=access.tls_server_name or host
+            )
+        try:
+            certificate = cast(SSLSocket, writer.get_extra_info("ssl_object")).getpeercert() or {}
+            text = cast(str, certificate["notAfter"])
+            return datetime.fromtimestamp(cert_time_to_seconds(text), UTC)
+        finally:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+    return None
+
+
+def _server(found: Probe, version: str, end: datetime | None) -> None:
+    told = f"Kubernetes {version} answers"
+    if end is not None and end < datetime.now(UTC) + EXPIRY_WARNING:
+        told += f"; its certificate ends at {end:%Y-%m-%dT%H:%M:%SZ}"
+        found.tell("API server", "warn", told, "renew the API server's certificate in that cluster")
+        return
+    found.tell("API server", "ok", told + (f", certificate until {end:%Y-%m-%d}" if end is not None else ""))
+
+
+async def _rights(found: Probe, remote: Client) -> None:
+    allowed = await reviews.own(remote, (*reviews.NEEDED, *reviews.WANTED, *reviews.EXCESSIVE))
+    grant = "apply the role mesh_access in the peer's cluster"
+    for rights, result in ((reviews.NEEDED, "FAIL"), (reviews.WANTED, "warn")):
+        missing = [str(right) for right in rights if not allowed[right]]
+        if missing:
+            found.tell("rights", cast(Result, result), f"the credential may not {', '.join(missing)}", grant)
+    if all(allowed[right] for right in (*reviews.NEEDED, *reviews.WANTED)):
+        found.tell("rights", "ok", "the credential may read all that the controller reads")
+    excess = [str(right) for right in reviews.EXCESSIVE if allowed[right]]
+    if excess:
+        told = f"the credential may also {', '.join(excess)}, which no peer should have"
+        found.tell("rights beyond", "warn", told, f"give the account {names.REMOTE_ACCESS_ACCOUNT} of mesh_access")
+
+
+async def _controller_may_read(client: Client, found: Probe) -> None:
+    """``kubectl auth can-i list secrets --as=...``: whether this cluster's controller gets at the Secret."""
+    reference = found.configuration.spec.cluster_access_secret or objects.ClusterAccessSecret()
+    rights = tuple(
+        reviews.Right(verb, "", "secrets", reference.namespace, reference.name) for verb in ("get", "list", "watch")
+    )
+    account = f"{names.NAMESPACE}/{names.CONTROLLER_ACCOUNT}"
+    try:
+        allowed = await reviews.controller(client, rights)
+    except Forbidden:
+        how = f"kubectl auth can-i list secrets -n {reference.namespace} --as system:serviceaccount:"
+        how += account.replace("/", ":")
+        found.tell("controller's right", "warn", "you may not ask what the controller may read", how)
+        return
+    if all(allowed.values()):
+        found.tell("controller's right", "ok", f"the account {account} may read its access Secret")
+    else:
+        missing = ", ".join(str(right) for right in rights if not allowed[right])
+        told = f"the account {account} may not {missing} in namespace {reference.namespace}"
+        how = "apply the role mesh_peering here; nothing to do where the controller runs as somebody else"
+        found.tell("controller's right", "warn", told, how)
+
+
+def _controller_says(found: Probe) -> None:
+    """Whether the controller, where it runs, is in sync with the peer."""
+    status = found.configuration.status
+    for name in ("Connected", "Synced"):
+        told = condition(status.conditions, name)
+        if told.status != "True":
+            message = told.message or "no controller has said anything about it"
+            found.tell("controller", "FAIL", f"{name} is {told.status}: {told.reason}: {message}", fix(told.reason))
+            return
+    found.tell("controller", "ok", f"in sync since {_since(status)}")
+    if status.cluster_id and found.cluster_id and status.cluster_id != found.cluster_id:
+        other = f"the status names cluster {status.cluster_id}, the Secret leads to {found.cluster_id}"
+        found.tell("cluster", "warn", other, "the Secret was changed just now, or by somebody: look at it")
+
+
+def _since(status: objects.RemoteClusterConfigurationStatus) -> str:
+    return condition(status.conditions, "Synced").last_transition_time
+
+
+def identity(found: Probe, own_id: str, others: Iterable[Probe]) -> None:
+    """A peer must be neither this very cluster nor one that has a configuration already."""
+    if not found.cluster_id:
+        return
+    twin = next((other for other in others if other is not found and other.cluster_id == found.cluster_id), None)
+    if found.cluster_id == own_id:
+        found.tell("cluster", "FAIL", "the kubeconfig leads to this very cluster", "put the peer's kubeconfig there")
+    elif twin is not None:
+        found.tell("cluster", "FAIL", f"it is the cluster of {twin.name} too", "delete one of the two")
