@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+STATES = ("reachable", "degraded", "blackHoled", "unreachable", "unknown")
 CREDENTIAL = re.compile(r"credential ([0-9a-f]{16})$")
 
 
@@ -37,6 +38,8 @@ def _peer_row(item, remote_nodes):
         "connected": is_true(item, "Connected"),
         "synced": is_true(item, "Synced"),
         "overlay": (spec.get("syncOptions") or {}).get("overlayRoutingMode") or "Disabled",
+        "services": (status.get("counts") or {}).get("services") or 0,
+        "endpoint_slices": (status.get("counts") or {}).get("endpointSlices") or 0,
         "nodes": sum(1 for node in remote_nodes if (node.get("spec") or {}).get("clusterName") == _name(item)),
         "refused": (status.get("counts") or {}).get("refused") or 0,
         "credential": credential(item),
@@ -64,18 +67,56 @@ def _node_row(name, item):
             "ready": False,
             "routes": 0,
             "device": "",
+            "paths": "",
+            "overlay": {},
             "reason": "no agent has reported from this node",
         }
     status = item.get("status") or {}
-    ready = conditions(item).get("Ready", {})
-    is_ready = ready.get("status") == "True"
+    ready, paths = conditions(item).get("Ready", {}), status.get("paths") or {}
+    reason = "" if ready.get("status") == "True" else ready.get("message") or ready.get("reason") or "not reported yet"
+    bad = _bad_paths(paths)
+    # one silent node is that node's trouble; when no remote node at all answers, it is ours
+    is_cut_off = bool(bad) and not paths.get("reachable")
     return {
         "node": name,
-        "ready": is_ready,
+        "ready": not reason and not is_cut_off,
         "routes": sum(peer.get("programmedRoutes") or 0 for peer in status.get("peers") or ()),
         "device": ",".join(device["name"] for device in status.get("devices") or ()),
-        "reason": "" if is_ready else ready.get("message") or ready.get("reason") or "not reported yet",
+        "paths": f"{paths.get('reachable') or 0}/{sum(paths.get(state) or 0 for state in STATES)}" if paths else "",
+        "overlay": {peer["name"]: _overlay_of(peer) for peer in status.get("peers") or ()},
+        "reason": reason or "; ".join(bad),
     }
+
+
+def _bad_paths(paths):
+    problems = paths.get("problems") or ()
+    return [
+        f"path to {p['cluster']}/{p['node']} is {p['state']}: {p['reason']}"
+        for p in problems
+        if p["state"] != "degraded"
+    ]
+
+
+def _overlay_of(peer):
+    """Enabled or Disabled once the kernel is as that mode wants it, Switching before."""
+    mode, routes = peer.get("overlayRoutingMode") or "Disabled", peer.get("programmedRoutes") or 0
+    is_there = routes == (peer.get("wantedRoutes") or 0) and routes > 0
+    return mode if is_there or (mode == "Disabled" and not routes) else "Switching"
+
+
+def other_overlay(answer, wanted):
+    """What does not yet route as wanted: ``wanted`` is peer -> Enabled or Disabled."""
+    found = [
+        f"{row['peer']} is set to {row['overlay']}"
+        for row in answer["peers"]
+        if row["overlay"] != wanted.get(row["peer"], row["overlay"])
+    ]
+    for row in answer["nodes"]:
+        modes = {name: row["overlay"].get(name, "Disabled") for name in wanted}
+        found += [
+            f"node {row['node']} is {mode} towards {name}" for name, mode in modes.items() if mode != wanted[name]
+        ]
+    return found
 
 
 def is_complete(answer, peers):
@@ -97,8 +138,8 @@ def _name(item):
 def table(answer, only_wrong=False):
     """Lines for people, columns aligned: a line a peer, then a line a node."""
     columns = {
-        "peers": ("peer", "connected", "synced", "overlay", "nodes", "refused"),
-        "nodes": ("node", "ready", "routes", "device"),
+        "peers": ("peer", "connected", "synced", "overlay", "nodes", "services", "refused"),
+        "nodes": ("node", "ready", "routes", "paths", "device"),
     }
     lines = []
     for kind, names in columns.items():

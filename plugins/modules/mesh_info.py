@@ -33,6 +33,12 @@ options:
       - With it only those peers count for O(wait) and RV(ready), and no node.
     type: dict
     default: {}
+  expected_overlay:
+    description:
+      - Name of a peer to V(Enabled) or V(Disabled), how packets to it must be routed by the kernels of all nodes.
+      - With it only that counts for O(wait) and RV(ready).
+    type: dict
+    default: {}
 extends_documentation_fragment:
   - clustermesh.core.cluster
   - clustermesh.core.attributes.info
@@ -56,7 +62,12 @@ peers:
   type: list
   elements: dict
   returned: success
-  sample: [{peer: oslo, ready: true, connected: true, synced: true, overlay: Enabled, nodes: 2, refused: 0, credential: 0123456789abcdef, reason: ""}]
+  sample: [{peer: oslo, ready: true, connected: true, synced: true, overlay: Enabled, nodes: 2, services: 3, refused: 0, credential: 0123456789abcdef, reason: ""}]
+not_switched:
+  description: What does not route as O(expected_overlay) says.
+  type: list
+  elements: str
+  returned: success
 outdated:
   description: Peers that are not in sync by the credential of O(expected_credentials).
   type: list
@@ -67,7 +78,7 @@ nodes:
   type: list
   elements: dict
   returned: success
-  sample: [{node: n1, ready: true, routes: 2, device: clustermesh0, reason: ""}]
+  sample: [{node: n1, ready: true, routes: 2, device: clustermesh0, paths: 2/2, overlay: {oslo: Enabled}, reason: ""}]
 """
 
 import time
@@ -89,10 +100,13 @@ def look(client, params):
         "peers": _info.peer_rows(configurations, remote_nodes),
         "nodes": _info.node_rows(mesh_nodes, params["expected_nodes"]),
     }
-    credentials = params["expected_credentials"]
-    outdated = _info.outdated(answer, credentials)
-    ready = not outdated if credentials else _info.is_complete(answer, params["expected_peers"])
-    return {**answer, "outdated": outdated, "ready": ready}
+    credentials, overlay = params["expected_credentials"], params["expected_overlay"]
+    outdated, not_switched = _info.outdated(answer, credentials), _info.other_overlay(answer, overlay)
+    if credentials or overlay:
+        ready = not outdated and not not_switched
+    else:
+        ready = _info.is_complete(answer, params["expected_peers"])
+    return {**answer, "outdated": outdated, "not_switched": not_switched, "ready": ready}
 
 
 def run(module, client):
@@ -117,6 +131,7 @@ def main():
         expected_peers={"type": "list", "elements": "str", "default": []},
         expected_nodes={"type": "list", "elements": "str", "default": []},
         expected_credentials={"type": "dict", "default": {}, "no_log": False},
+        expected_overlay={"type": "dict", "default": {}},
     )
     module = AnsibleModule(arguments, supports_check_mode=True)
     try:
