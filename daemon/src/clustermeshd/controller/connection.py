@@ -8,40 +8,44 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from clustermeshd.controller.facts import ServiceFacts, ServiceName, slim_service, slim_slice
+from clustermeshd.controller.prefixes import PrefixSource
 from clustermeshd.kube import objects, resources
 from clustermeshd.kube.access import Access
 from clustermeshd.kube.client import Client
-from clustermeshd.kube.errors import Unreachable
-from clustermeshd.kube.informer import Change, Informer
+from clustermeshd.kube.informer import Change, Informer, Limits
 from clustermeshd.model.errors import MeshError, Refused, Retriable
 
 _LOG = logging.getLogger(__name__)
 
 _RETRY_S = 5.0
 _REFUSED_RETRY_S = 30.0
-_PROBE_PERIOD_S = 10.0  # a watch is silent when nothing happens; a stopped server is too
-_PROBE_TIMEOUT_S = 10.0
+_VERSION_PERIOD_S = 300.0
 
 
 class Connection:
-    """Facts of a remote cluster, as long as one set of credentials is used.
+    """Facts of a remote cluster, as long as one set of credentials, and of limits, is used.
 
     ``accept`` gets the cluster id before anything else is read and raises Refused for a cluster that may not be a
-    peer. ``nodes_changed`` and ``services_changed`` are called on changes, from the event loop.
+    peer. ``nodes_changed``, ``services_changed`` and ``namespaces_changed`` are called from the event loop.
+    A server that falls silent is noticed by the client, which asks it whether it lives.
     """
 
     def __init__(
         self,
         access: Access,
         *,
+        limits: objects.ImportLimits,
         user_agent: str,
         accept: Callable[[str], None],
         nodes_changed: Callable[[], None],
         services_changed: Callable[[ServiceName], None],
+        namespaces_changed: Callable[[], None],
     ) -> None:
         self.access = access
+        self.limits = limits
         self.cluster_id = ""
         self.server_version = ""
         self.problem: MeshError | None = None
@@ -49,27 +53,58 @@ class Connection:
         self._accept = accept
         self._client = Client(access, user_agent=user_agent)
         self.nodes: Informer[objects.Node] = Informer(
-            self._client, resources.NODES, on_change=lambda change: _node_changed(change, nodes_changed)
+            self._client,
+            resources.NODES,
+            on_change=lambda change: _node_changed(change, nodes_changed),
+            limits=Limits(limits.nodes, limits.object_bytes),
+        )
+        self.namespaces: Informer[objects.Namespace] = Informer(
+            self._client,
+            resources.NAMESPACES,
+            on_change=lambda change: _namespace_changed(change, namespaces_changed),
+            keep=_slim_namespace,
+            limits=Limits(limits.services, limits.object_bytes),
         )
         self.service_informer: Informer[objects.Service] = Informer(
-            self._client, resources.SERVICES, on_change=self.services.on_service, keep=slim_service
+            self._client,
+            resources.SERVICES,
+            on_change=self.services.on_service,
+            keep=slim_service,
+            limits=Limits(limits.services, limits.object_bytes),
         )
         self.slice_informer: Informer[objects.EndpointSlice] = Informer(
-            self._client, resources.ENDPOINT_SLICES, on_change=self.services.on_slice, keep=slim_slice
+            self._client,
+            resources.ENDPOINT_SLICES,
+            on_change=self.services.on_slice,
+            keep=slim_slice,
+            limits=Limits(limits.endpoint_slices, limits.object_bytes),
         )
+        self.prefixes = PrefixSource(self._client, self.nodes, limits, nodes_changed)
 
     @property
-    def informers(self) -> tuple[Informer[objects.Node], Informer[objects.Service], Informer[objects.EndpointSlice]]:
-        return self.nodes, self.service_informer, self.slice_informer
+    def informers(self) -> tuple[Informer[Any], ...]:
+        """Those that run now."""
+        always = (self.nodes, self.namespaces, self.service_informer, self.slice_informer)
+        return (*always, *(i for i in (self.prefixes.blocks, self.prefixes.pods) if i is not None))
 
     @property
     def has_synced(self) -> bool:
-        return all(informer.has_synced for informer in self.informers)
+        return self.prefixes.has_synced and all(informer.has_synced for informer in self.informers)
 
     @property
     def error(self) -> MeshError | None:
         """Why the peer cannot be read right now; None while everything flows."""
-        return self.problem or next((i.error for i in self.informers if i.error is not None), None)
+        failed = (informer.error for informer in self.informers if informer.error is not None)
+        return self.problem or self.prefixes.error or next(failed, None)
+
+    @property
+    def last_event_age_s(self) -> float:
+        """Seconds since the peer last said anything."""
+        return min(informer.last_event_age_s for informer in self.informers)
+
+    @property
+    def relists(self) -> int:
+        return sum(informer.relists for informer in self.informers)
 
     async def run(self) -> None:
         """Reads the peer until cancelled; every failure is kept in ``error`` and tried again."""
@@ -78,25 +113,22 @@ class Connection:
             async with asyncio.TaskGroup() as group:
                 for informer in self.informers:
                     group.create_task(informer.run())
-                group.create_task(self._probe())
+                group.create_task(self.prefixes.run())
+                group.create_task(self._follow_version())
 
-    async def _probe(self) -> None:
-        """Asks now and then whether the server still answers, so that silence is noticed within 30 s."""
+    async def _follow_version(self) -> None:
+        """A server may be upgraded under a connection."""
         while True:
-            await asyncio.sleep(_PROBE_PERIOD_S)
+            await asyncio.sleep(_VERSION_PERIOD_S)
             try:
-                async with asyncio.timeout(_PROBE_TIMEOUT_S):
-                    self.server_version = await self._client.server_version()
-            except TimeoutError:
-                self.problem = Unreachable(f"{self._client.server}: no answer within {_PROBE_TIMEOUT_S:g} s")
+                self.server_version = await self._client.server_version()
             except MeshError as error:
-                self.problem = error
-            else:
-                self.problem = None
+                _LOG.debug("version not read: %s", error)
 
     async def wait_synced(self) -> None:
         for informer in self.informers:
             await informer.wait_synced()
+        await self.prefixes.wait_synced()
 
     async def _identify(self) -> None:
         while True:
@@ -124,3 +156,16 @@ def _node_changed(change: Change[objects.Node], changed: Callable[[], None]) -> 
 
 def _relevant(node: objects.Node) -> tuple[object, ...]:
     return node.spec, node.status.addresses, node.annotations, node.metadata.creation_timestamp
+
+
+def _slim_namespace(namespace: objects.Namespace) -> objects.Namespace:
+    """Name and labels."""
+    meta = namespace.metadata
+    return objects.Namespace(
+        metadata=objects.Metadata(name=meta.name, resource_version=meta.resource_version, labels=meta.labels)
+    )
+
+
+def _namespace_changed(change: Change[objects.Namespace], changed: Callable[[], None]) -> None:
+    if change.old is None or change.new is None or change.old.labels != change.new.labels:
+        changed()

@@ -23,7 +23,7 @@ from clustermeshd.kube import objects, resources
 from clustermeshd.kube.client import Client
 from clustermeshd.kube.writer import Writer
 from clustermeshd.model import names
-from clustermeshd.model.addresses import Ranges, parse_prefix
+from clustermeshd.model.addresses import Prefix, Ranges
 from clustermeshd.model.errors import MeshError, Refused
 from clustermeshd.plan.peerstatus import reason_of
 from clustermeshd.runtime.notify import Notifier
@@ -56,7 +56,7 @@ class Mesh:
         self._dirty_nodes = True
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._node_names: frozenset[str] = frozenset()
-        self._in_force: dict[str, tuple[Connection | None, frozenset[str]]] = {}
+        self._in_force: dict[str, tuple[Connection | None, frozenset[Prefix]]] = {}
         self._cluster_id = ""
         self._local = LocalFacts(
             client,
@@ -109,6 +109,11 @@ class Mesh:
         self._dirty_nodes = True
         self._wake.set()
 
+    def _admission_changed(self, peer: str) -> None:
+        """Which Services of a peer count is to be asked again."""
+        self._in_force.pop(peer, None)
+        self._nodes_changed()
+
     async def _tick(self) -> None:
         """Status follows time too (a peer that went silent); everything is looked at again now and then."""
         since_resync = 0.0
@@ -154,17 +159,11 @@ class Mesh:
             self._node_names = node_names
             self._federator.recheck_all()
         for name, connection in connections.items():
-            admitted = connection, self._admitted(name)
+            admitted = connection, self._nodes.admitted(name)
             if name in self.peers and self._in_force.get(name) != admitted:
                 # which endpoints a peer may have follows from the prefixes that are its own
                 self._in_force[name] = admitted
-                prefixes = [parse_prefix(text) for text in admitted[1]]
-                self._federator.in_force(name, connection, Ranges(p for p in prefixes if p is not None))
-
-    def _admitted(self, name: str) -> frozenset[str]:
-        plan = self._nodes.plans.get(name)
-        nodes = plan.nodes.values() if plan else ()
-        return frozenset(text for n in nodes for text in (*n.spec.addresses, *n.spec.pod_cidrs))
+                self._federator.in_force(name, connection, Ranges(admitted[1]))
 
     async def _try_status(self, name: str, configuration: objects.RemoteClusterConfiguration) -> None:
         await self._try("status", lambda: self._status.reconcile(name, configuration), self._configurations_changed)
@@ -212,6 +211,7 @@ class Mesh:
             accept=self._accept,
             nodes_changed=self._nodes_changed,
             services_changed=lambda service: self._federator.changed(name, service),
+            namespaces_changed=lambda: self._admission_changed(name),
             status_changed=lambda _: self._configurations_changed(),
         )
         self.peers[peer.name] = peer

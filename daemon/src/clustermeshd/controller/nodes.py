@@ -57,4 +57,5 @@ class NodeMirror:
         if connection is None:
             known = mirrored[0].spec.cluster_id if mirrored else ""
             return PeerNodes(peer.configuration, known, None, mirrored)
-        return PeerNodes(peer.configuration, connection.cluster_id, connection.nodes.store.values(), mirrored)
+        nodes, prefixes = connection.nodes.store.values(), connection.prefixes.prefixes()
+        return PeerNodes(peer.configuration, connection.cluster_id, nodes, mirrored, prefixes)

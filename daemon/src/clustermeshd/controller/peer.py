@@ -10,7 +10,7 @@ import asyncio
 import base64
 import binascii
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from clustermeshd.controller.connection import Connection
 from clustermeshd.controller.facts import ServiceName
@@ -19,6 +19,7 @@ from clustermeshd.kube.access import from_secret
 from clustermeshd.kube.client import Client
 from clustermeshd.kube.informer import Informer
 from clustermeshd.model.errors import MeshError, Refused
+from clustermeshd.plan.imports import service_rules
 
 _LOG = logging.getLogger(__name__)
 
@@ -35,20 +36,44 @@ class Peer:
         accept: Callable[[str, str], None],
         nodes_changed: Callable[[], None],
         services_changed: Callable[[ServiceName], None],
+        namespaces_changed: Callable[[], None],
         status_changed: Callable[[str], None],
     ) -> None:
         self.name = configuration.metadata.name
-        self.configuration = configuration
+        self.rules = service_rules(configuration.spec.import_)
         self.connection: Connection | None = None
         self._candidate: Connection | None = None
         self._problem: MeshError | None = None
+        self._configuration = configuration
         self._client = client
         self._user_agent = user_agent
         self._accept = accept
         self._nodes_changed = nodes_changed
         self._services_changed = services_changed
+        self._namespaces_changed = namespaces_changed
         self._status_changed = status_changed
         self._wake = asyncio.Event()
+
+    @property
+    def configuration(self) -> objects.RemoteClusterConfiguration:
+        """The configuration as it was last seen; a new one takes effect at once."""
+        return self._configuration
+
+    @configuration.setter
+    def configuration(self, configuration: objects.RemoteClusterConfiguration) -> None:
+        before, self._configuration = self._configuration.spec.import_, configuration
+        if configuration.spec.import_ != before:
+            self.rules = service_rules(configuration.spec.import_)
+            self._wake.set()
+
+    def admits_namespace(self, name: str) -> bool:
+        """Whether Services of a namespace count."""
+        known = self.connection.namespaces.store.get(name) if self.connection is not None else None
+        return self.rules.admits(name, None if known is None else known.labels)
+
+    def visible_labels(self, labels: Mapping[str, str]) -> Mapping[str, str]:
+        """The labels of a Service that count in selectors."""
+        return self.rules.visible(labels)
 
     @property
     def error(self) -> MeshError | None:
@@ -126,15 +151,18 @@ class Peer:
             return None
         self._problem = None
         newest = self._candidate or self.connection
-        if newest is not None and newest.access.fingerprint == access.fingerprint:
+        limits = self.configuration.spec.import_.limits
+        if newest is not None and (newest.access.fingerprint, newest.limits) == (access.fingerprint, limits):
             return None
         _LOG.info("Creating syncer for RemoteClusterConfiguration(%s)", self.name)
         return Connection(
             access,
+            limits=limits,
             user_agent=self._user_agent,
             accept=lambda cluster_id: self._accept(self.name, cluster_id),
             nodes_changed=self._nodes_changed,
             services_changed=self._services_changed,
+            namespaces_changed=self._namespaces_changed,
         )
 
     async def _promote(self, made: Connection, tasks: dict[Connection, asyncio.Task[None]]) -> None:
