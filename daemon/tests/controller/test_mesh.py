@@ -3,120 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import contextlib
 import json
-import subprocess
-from collections.abc import AsyncIterator
 
 import pytest
-import yaml
 from clustermesh_lab import ControlPlane
-from clustermesh_lab.build import program
-from clustermeshd.controller.mesh import Mesh
 from clustermeshd.controller.metrics import Metrics
 from clustermeshd.kube import objects, resources
-from clustermeshd.kube.access import from_file
 from clustermeshd.kube.client import Client
-from clustermeshd.kube.errors import NotFound
 from clustermeshd.model import names
-from clustermeshd.runtime.notify import Notifier
-
-NS = "shop"
-
-
-def kubectl(api: ControlPlane, *argv: str, stdin: str | None = None) -> str:
-    done = subprocess.run(
-        [*program("kubectl"), f"--kubeconfig={api.kubeconfig}", *argv], input=stdin, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def apply(api: ControlPlane, *documents: dict) -> None:
-    kubectl(api, "apply", "--server-side", "--force-conflicts", "-f", "-", stdin=yaml.safe_dump_all(documents))
-
-
-def node(name: str, cidr: str, address: str) -> list[dict]:
-    meta = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
-    return [
-        meta | {"spec": {"podCIDR": cidr, "podCIDRs": [cidr]}},
-        meta | {"status": {"addresses": [{"type": "InternalIP", "address": address}]}},
-    ]
-
-
-def add_node(api: ControlPlane, name: str, cidr: str, address: str) -> None:
-    spec, status = node(name, cidr, address)
-    apply(api, spec)
-    kubectl(api, "apply", "--server-side", "--subresource=status", "-f", "-", stdin=json.dumps(status))
-
-
-def service(name: str, app: str | None = None, selector: str | None = None) -> dict:
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {
-            "name": name,
-            "namespace": NS,
-            "labels": {"app": app} if app else {},
-            "annotations": {names.SERVICE_SELECTOR: selector} if selector else {},
-        },
-        "spec": {"ports": [{"name": "http", "port": 80, "protocol": "TCP"}]},
-    }
-
-
-def endpoint_slice(name: str, *ips: str) -> dict:
-    return {
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": {"name": f"{name}-1", "namespace": NS, "labels": {names.SERVICE_NAME: name}},
-        "addressType": "IPv4",
-        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
-        "endpoints": [{"addresses": [ip], "conditions": {"ready": True}} for ip in ips],
-    }
-
-
-def access_secret(name: str, kubeconfig: str) -> dict:
-    return {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": name, "namespace": "default"},
-        "data": {
-            key: base64.b64encode(value.encode()).decode()
-            for key, value in {"datastoreType": "kubernetes", "kubeconfig": kubeconfig}.items()
-        },
-    }
-
-
-def configuration(name: str, secret: str) -> dict:
-    return {
-        "apiVersion": names.API_VERSION,
-        "kind": "RemoteClusterConfiguration",
-        "metadata": {"name": name},
-        "spec": {
-            "clusterAccessSecret": {"name": secret, "namespace": "default"},
-            "syncOptions": {"overlayRoutingMode": "Enabled"},
-        },
-    }
-
-
-def join(east: ControlPlane, west: ControlPlane, name: str) -> None:
-    apply(east, access_secret(name, west.kubeconfig.read_text()), configuration(name, name))
-
-
-async def eventually(check, timeout_s=15.0):
-    async with asyncio.timeout(timeout_s):
-        while not await check():  # noqa: ASYNC110  # what is waited for happens in another process
-            await asyncio.sleep(0.05)
-
-
-@pytest.fixture
-async def east(api: ControlPlane) -> AsyncIterator[Client]:
-    """A client of the local cluster; whatever a test made of ours is removed after it."""
-    async with Client(await from_file(api.kubeconfig), user_agent="test") as client:
-        yield client
-    kubectl(api, "delete", "remoteclusterconfigurations.clustermesh.io,remotenodes.clustermesh.io", "--all")
-    kubectl(api, "delete", "services,endpointslices,endpoints", "--all", "-n", NS, "--ignore-not-found")
+from meshes import (
+    NS,
+    access_secret,
+    add_node,
+    addresses,
+    apply,
+    conditions,
+    configuration,
+    controller,
+    endpoint_slice,
+    eventually,
+    join,
+    kubectl,
+    remote_nodes,
+    service,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -128,39 +38,6 @@ def facts(api: ControlPlane, remote_api: ControlPlane) -> None:
         remote_api, namespace, service("reviews-23", "reviews"), endpoint_slice("reviews-23", "10.2.0.5", "10.99.0.1")
     )
     add_node(remote_api, "n1", "10.2.0.0/24", "192.168.2.1")
-
-
-@contextlib.asynccontextmanager
-async def controller(api: ControlPlane):
-    """A leader at work."""
-    metrics = Metrics()
-    async with Client(await from_file(api.kubeconfig), user_agent="controller") as client:
-        mesh = Mesh(client, user_agent="test", metrics=metrics, notifier=Notifier({}), fence=lambda: None)
-        task = asyncio.create_task(mesh.run())
-        try:
-            yield mesh, metrics
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-
-
-async def addresses(client: Client, name: str) -> list[str]:
-    try:
-        found = await client.get(resources.ENDPOINTS, name, NS)
-    except NotFound:
-        return []
-    return sorted(a.ip for s in found.subsets or () for a in s.addresses or ())
-
-
-async def conditions(client: Client, name: str) -> dict[str, tuple[str, str]]:
-    found = await client.get(resources.REMOTE_CLUSTER_CONFIGURATIONS, name)
-    return {c.type: (c.status, c.reason) for c in found.status.conditions or ()}
-
-
-async def remote_nodes(client: Client) -> dict[str, tuple[str, ...]]:
-    found, _ = await client.list(resources.REMOTE_NODES)
-    return {n.metadata.name: n.spec.pod_cidrs for n in found}
 
 
 async def test_nodes_are_mirrored_services_federated_and_status_tells(api, remote_api, east, caplog):

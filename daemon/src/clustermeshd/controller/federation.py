@@ -23,7 +23,7 @@ from clustermeshd.controller.metrics import Metrics
 from clustermeshd.controller.peer import Peer
 from clustermeshd.controller.queue import FairQueue
 from clustermeshd.controller.rate import Rate
-from clustermeshd.controller.written import Written, is_written
+from clustermeshd.controller.written import Written, digest, is_written
 from clustermeshd.kube import objects, resources
 from clustermeshd.kube.client import Client
 from clustermeshd.kube.writer import Writer
@@ -41,7 +41,7 @@ _LOG = logging.getLogger(__name__)
 
 _WORKERS = 8
 _PAUSE_S = 0.1  # between two turns of one Service
-_ENDPOINTS_PER_S = 20.0
+_ENDPOINTS_PER_S = 40.0
 _ENDPOINTS_BURST = 200
 _FIRST_RETRY_S = 1.0
 _MAX_RETRY_S = 60.0
@@ -143,7 +143,7 @@ class Federator:
         service = facts.services.get(name) if facts is not None else None
         labels = None
         if service is not None and self._admits(cluster, name.namespace):
-            labels = federation.backing_labels(service, cluster)
+            labels = self._labels(cluster, service)
         if cluster in self._remotes:
             known = self._remotes[cluster].services
             (known.discard if labels is None else known.add)(name)
@@ -191,7 +191,15 @@ class Federator:
         return remote.connection.services if remote is not None and remote.connection is not None else None
 
     def _admits(self, cluster: str, namespace: str) -> bool:
-        return True
+        peer = self._peers.get(cluster)
+        return cluster == _LOCAL or (peer is not None and peer.admits_namespace(namespace))
+
+    def _labels(self, cluster: str, service: objects.Service) -> Mapping[str, str] | None:
+        """What selectors see of a backing Service; None for one that backs nothing."""
+        labels = federation.backing_labels(service, cluster)
+        if labels is None or cluster == _LOCAL:
+            return labels
+        return {**self._peers[cluster].visible_labels(labels), names.REMOTE_CLUSTER_NAME: cluster}
 
     def _follow(self, name: ServiceName, service: objects.Service | None) -> None:
         """Keeps what the annotations of a local Service say."""
@@ -271,15 +279,15 @@ class Federator:
             self._due[name] = None
 
     async def _write(self, piece: objects.EndpointSlice, actual: Written | None) -> None:
-        if is_written(piece, actual):
-            self._local.written.expect(piece)
+        content = digest(piece)
+        self._local.written.expect(piece, content)
+        if is_written(piece, content, actual):
             return
         trigger = piece.annotations.get(names.LAST_CHANGE_TRIGGER)
         if actual is not None and actual.annotations.get(names.LAST_CHANGE_TRIGGER) == trigger:
             # what changed is not what the origin changed then: no latency can be told from its time
             meta = msgspec.structs.replace(piece.metadata, annotations=None)
             piece = msgspec.structs.replace(piece, metadata=meta)
-        self._local.written.expect(piece)
         await self._writer.write(resources.ENDPOINT_SLICES, piece, actual=actual)
 
     async def _plan(self, name: ServiceName, service: objects.Service) -> Federated:
@@ -340,7 +348,7 @@ class Federator:
         desired = endpoints(service, made.slices.values())
         actual = self._local.endpoints.store.get(f"{name.namespace}/{name.name}")
         self._due.pop(name, None)
-        if not is_written(desired, actual):
+        if not is_written(desired, digest(desired), actual):
             self._rate.take()
             await self._writer.write(resources.ENDPOINTS, desired, actual=actual)
 
