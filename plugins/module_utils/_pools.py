@@ -16,7 +16,7 @@ from ansible_collections.clustermesh.core.plugins.module_utils._reconcile import
 
 # The first that is served. Where both are, v3 is Calico's aggregated API, which has no server-side apply.
 VERSIONS = ("crd.projectcalico.org/v1", "projectcalico.org/v3")
-PEER = "clustermesh.io/peer"
+PEER = "clustermesh.io/remote-cluster"
 SMALLEST = {4: 26, 6: 122}
 
 
