@@ -106,7 +106,9 @@ class Controller:
         command = [sys.executable, "-m", "clustermeshd.cli.daemon", "controller", "--no-leader-election"]
         options = ["--kubeconfig", str(api.kubeconfig), "--health-port", str(self._port), "--log-level", "warning"]
         with self._log.open("ab") as log:
-            self.process = subprocess.Popen([*command, *options], stdout=log, stderr=log, start_new_session=True)
+            self.process = subprocess.Popen(
+                [*command, *options], stdout=log, stderr=log, env=environment(), start_new_session=True
+            )
 
     def close(self) -> None:
         self.process.send_signal(signal.SIGTERM)
@@ -147,6 +149,11 @@ class Controller:
     def cpu_s(self) -> float:
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def environment() -> dict[str, str]:
+    """As an installed program has it: compiled modules are kept."""
+    return {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 
-from bench.federation import Clusters, Size, clusters, controller
+from bench.federation import Clusters, Size, clusters, controller, environment
 from bench.report import Ratio, Table
 
 _LIST = """
@@ -72,5 +72,7 @@ def run(options: argparse.Namespace) -> list[Ratio]:
 def _reference(made: Clusters) -> float:
     files = [str(api.kubeconfig) for api in (made.local, *made.remotes)]
     started = time.perf_counter()
-    subprocess.run([sys.executable, "-c", _LIST, *files], check=True, capture_output=True, timeout=300)
+    subprocess.run(
+        [sys.executable, "-c", _LIST, *files], env=environment(), check=True, capture_output=True, timeout=300
+    )
     return time.perf_counter() - started

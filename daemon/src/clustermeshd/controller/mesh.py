@@ -88,6 +88,8 @@ class Mesh:
         async with asyncio.TaskGroup() as group:
             for informer in self._local.informers:
                 group.create_task(informer.run())
+            await self._local.configurations.wait_synced()
+            self._follow_configurations(group)  # peers are read while our own cluster still is
             await self._local.wait_synced()
             await self._loop(group)
 
@@ -130,7 +132,6 @@ class Mesh:
     # ---- reconcile
 
     async def _loop(self, group: asyncio.TaskGroup) -> None:
-        self._follow_configurations(group)
         await self._try("nodes", self._reconcile_nodes, self._nodes_changed)
         self._federator.start()
         self._has_started = True

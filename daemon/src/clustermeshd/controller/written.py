@@ -52,9 +52,9 @@ def digest(thing: objects.EndpointSlice | objects.Endpoints) -> bytes:
     return hashlib.blake2b(_ENCODER.encode(content), digest_size=16).digest()
 
 
-def is_written(desired: objects.EndpointSlice | objects.Endpoints, actual: Written | None) -> bool:
-    """Whether ``actual`` says what ``desired`` says; when the origin changed is no difference."""
-    if actual is None or digest(desired) != actual.digest:
+def is_written(desired: objects.EndpointSlice | objects.Endpoints, content: bytes, actual: Written | None) -> bool:
+    """Whether ``actual`` says what ``desired`` says, whose digest is ``content``; the trigger time is no difference."""
+    if actual is None or content != actual.digest:
         return False
     wanted = {key: value for key, value in desired.annotations.items() if key != names.LAST_CHANGE_TRIGGER}
     over = names.OVER_CAPACITY
@@ -91,9 +91,9 @@ class WrittenSlices:
             if expected != change.new.digest or (change.old is not None and _marks(change.old) != _marks(change.new)):
                 self._changed(after)
 
-    def expect(self, desired: objects.EndpointSlice) -> None:
-        """Takes note of what is being written, so that its echo is no news."""
-        self._expected[desired.key] = digest(desired)
+    def expect(self, desired: objects.EndpointSlice, content: bytes) -> None:
+        """Takes note of what is being written, and its digest, so that its echo is no news."""
+        self._expected[desired.key] = content
 
     def forget(self, written: Written) -> None:
         """Takes note of what is being removed."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -211,12 +212,7 @@ def _admitted(
     """Endpoints of a peer as they enter our slice; one with an address that is not that peer's to give does not."""
     family = _FAMILY[source.address_type]
     for endpoint in source.endpoints or ():
-        points = [parse_point(text) for text in endpoint.addresses[: _MAX_ADDRESSES + 1]]
-        if (
-            not points
-            or len(points) > _MAX_ADDRESSES
-            or not all(p is not None and p.family == family and backing.owns(p) for p in points)
-        ):
+        if not _owns_all(backing, endpoint.addresses, family):
             made.refused.setdefault(backing.cluster, []).append(", ".join(endpoint.addresses[:2]) or "no address")
             continue
         target = endpoint.target_ref
@@ -237,11 +233,22 @@ def _admitted(
         )
 
 
+def _owns_all(backing: Backing, addresses: tuple[str, ...], family: int) -> bool:
+    if not 0 < len(addresses) <= _MAX_ADDRESSES:
+        return False
+    for text in addresses:
+        point = parse_point(text)
+        if point is None or point.family != family or not backing.owns(point):
+            return False
+    return True
+
+
 def _is_label(text: str | None) -> bool:
     """RFC 1123 label: what the API server admits as a hostname; a lying peer may send anything."""
     return bool(text) and len(text or "") <= 63 and _is_name(text) and "." not in (text or "")
 
 
+@lru_cache(maxsize=8192)
 def _is_name(text: str | None) -> bool:
     """RFC 1123 subdomain, each part of it a label."""
     return (
