@@ -66,6 +66,7 @@ async def check(
         _other_sides(others, timeout_s, checks),
         asyncio.gather(*(probe(client, peer, timeout_s) for peer in peers)),
     )
+    _unmatched(sides, probes, checks)
     check_mesh.addresses(local, probes)
     for found in probes:
         identity(found, local.cluster_id, probes)
@@ -140,6 +141,15 @@ async def _other_side(client: Client, timeout_s: float) -> OtherSide:
     return OtherSide(system.metadata.uid, peers, leads_to, mesh_nodes)
 
 
+def _unmatched(sides: Sequence[OtherSide], probes: Sequence[Probe], checks: list[Check]) -> None:
+    """A kubeconfig of a cluster that is no peer tells nothing."""
+    reached = {found.cluster_id for found in probes}
+    for side in sides:
+        if side.cluster_id not in reached:
+            told = f"it leads to cluster {side.cluster_id}, which none of the peers that could be asked is"
+            checks.append(Check("local", "peer kubeconfig", "FAIL", told, "correct --peer-kubeconfig"))
+
+
 def _direction(local: check_mesh.Local, found: Probe, sides: Sequence[OtherSide]) -> None:
     """Whether the peer reads this cluster too, which only its own people can be asked."""
     side = next((s for s in sides if s.cluster_id and s.cluster_id == found.cluster_id), None)
@@ -197,4 +207,4 @@ def text(report: Report) -> str:
         for c in report.checks
     ]
     summary = report.summary
-    return "\n".join([*lines, "", f"{summary.ok} ok, {summary.warn} warnings, {summary.fail} failures"])
+    return "\n".join([*lines, "", f"{summary.ok} ok, {summary.warn} warn, {summary.fail} FAIL"])

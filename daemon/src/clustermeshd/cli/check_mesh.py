@@ -35,7 +35,7 @@ def local_checks(local: Local, peers: Sequence[objects.RemoteClusterConfiguratio
     """API server, configurations, controller, agents."""
     yield Check("local", "API server", "ok", f"Kubernetes {local.version} at {local.server}")
     if peers:
-        yield Check("local", "peers", "ok", f"{len(peers)} RemoteClusterConfigurations")
+        yield Check("local", "peers", "ok", f"{len(peers)} configured")
     else:
         yield Check("local", "peers", "FAIL", "there is no RemoteClusterConfiguration", "run mesh.yml, or apply one")
     yield _controller(local.lease)

@@ -18,11 +18,12 @@ from clustermeshd.cli.status import EXPIRY_WARNING, condition
 from clustermeshd.kube import objects, resources
 from clustermeshd.kube.access import Access, from_secret
 from clustermeshd.kube.client import Client
-from clustermeshd.kube.errors import Forbidden
+from clustermeshd.kube.errors import Forbidden, NotFound
 from clustermeshd.model import names
 from clustermeshd.model.errors import MeshError, Refused
 
 Result = Literal["ok", "warn", "FAIL"]
+_SERVICE_ACCOUNTS = resources.Resource("", "v1", "serviceaccounts", "ServiceAccount", objects.Object)
 _STEPS = ("access Secret", "kubeconfig", "credential", "API server", "rights", "cluster", "nodes")
 
 
@@ -164,19 +165,23 @@ async def _controller_may_read(client: Client, found: Probe) -> None:
     )
     account = f"{names.NAMESPACE}/{names.CONTROLLER_ACCOUNT}"
     try:
+        await client.get(_SERVICE_ACCOUNTS, names.CONTROLLER_ACCOUNT, names.NAMESPACE)
         allowed = await reviews.controller(client, rights)
+    except NotFound:
+        told = f"there is no account {account}: the controller runs as somebody else, whose rights are not checked"
+        found.tell("controller's right", "warn", told, "none where it runs well; else apply the role mesh_daemon")
+        return
     except Forbidden:
         how = f"kubectl auth can-i list secrets -n {reference.namespace} --as system:serviceaccount:"
         how += account.replace("/", ":")
         found.tell("controller's right", "warn", "you may not ask what the controller may read", how)
         return
-    if all(allowed.values()):
-        found.tell("controller's right", "ok", f"the account {account} may read its access Secret")
+    missing = ", ".join(right.verb for right in rights if not allowed[right])
+    if missing:
+        told = f"the account {account} may not {missing} Secret {reference.namespace}/{reference.name}"
+        found.tell("controller's right", "FAIL", told, "apply the role mesh_peering here")
     else:
-        missing = ", ".join(str(right) for right in rights if not allowed[right])
-        told = f"the account {account} may not {missing} in namespace {reference.namespace}"
-        how = "apply the role mesh_peering here; nothing to do where the controller runs as somebody else"
-        found.tell("controller's right", "warn", told, how)
+        found.tell("controller's right", "ok", f"the account {account} may read the access Secret")
 
 
 def _controller_says(found: Probe) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
+import msgspec
+
 from clustermeshd.cli import services, session
 from clustermeshd.cli.fixes import fix
 from clustermeshd.cli.output import Document, Problem, is_well, problem_lines, table
@@ -32,7 +34,7 @@ class PeerRow(Document, frozen=True):
     services: int
     refused: int
     server_version: str
-    cluster_id: str
+    cluster_id: str = msgspec.field(name="clusterID")
     last_sync_time: str | None
     credential_expiry_time: str | None
 
