@@ -311,7 +311,7 @@ class Federator:
 
     def _unknown(self) -> Iterable[str]:
         """Peers that have not been read in this process's life."""
-        return sorted(cluster for cluster in self._peers if self._facts(cluster) is None)
+        return sorted(c for c, peer in self._peers.items() if self._facts(c) is None and not peer.is_disowned)
 
     async def _kept(self, name: ServiceName, service: objects.Service, cluster: str, now: float) -> list[Kept]:
         """What a peer gave before it was lost and we were started: it stays, as far as staleness lets it."""

@@ -26,6 +26,7 @@ from clustermeshd.model import names
 from clustermeshd.model.addresses import Prefix, Ranges
 from clustermeshd.model.errors import MeshError, Refused
 from clustermeshd.plan.peerstatus import reason_of
+from clustermeshd.plan.remotenodes import age
 from clustermeshd.runtime.notify import Notifier
 
 _LOG = logging.getLogger(__name__)
@@ -225,14 +226,13 @@ class Mesh:
             raise Refused(
                 "SameCluster", "the kubeconfig leads to this very cluster", where=where, fix="name another one"
             )
-        mine = self.peers[name].configuration.metadata
-        for other in self.peers.values():
-            meta = other.configuration.metadata
-            older = (meta.creation_timestamp or "", meta.name) < (mine.creation_timestamp or "", mine.name)
-            if other.name != name and other.cluster_id == cluster_id and older:
+        mine = self.peers[name].configuration
+        for other in [peer for peer in self.peers.values() if peer.name != name and peer.cluster_id == cluster_id]:
+            if age(other.configuration) < age(mine):
                 raise Refused(
                     "DuplicateCluster", f"it is the cluster of {other.name}", where=where, fix="delete one of the two"
                 )
+            other.recheck()  # it was accepted first, but this one is older
 
     def _summary(self) -> str:
         current = sum(1 for peer in self.peers.values() if peer.connection is not None and peer.error is None)

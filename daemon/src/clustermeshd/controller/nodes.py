@@ -54,6 +54,8 @@ class NodeMirror:
             for node in self._local.remote_nodes.store.values()
             if node.labels.get(names.REMOTE_CLUSTER) == peer.name
         )
+        if peer.is_disowned:
+            return PeerNodes(peer.configuration, "", ())
         if connection is None:
             known = mirrored[0].spec.cluster_id if mirrored else ""
             return PeerNodes(peer.configuration, known, None, mirrored)

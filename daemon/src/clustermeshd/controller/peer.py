@@ -42,7 +42,9 @@ class Peer:
         self.name = configuration.metadata.name
         self.rules = service_rules(configuration.spec.import_)
         self.connection: Connection | None = None
+        self.is_disowned = False  # its cluster may not be a peer: nothing of it is kept
         self._candidate: Connection | None = None
+        self._tasks: dict[Connection, asyncio.Task[None]] = {}
         self._problem: MeshError | None = None
         self._configuration = configuration
         self._client = client
@@ -128,18 +130,47 @@ class Peer:
         self._problem = None
 
     async def _follow(self, group: asyncio.TaskGroup, secrets: Informer[objects.Secret], where: str) -> None:
-        tasks: dict[Connection, asyncio.Task[None]] = {}
         while True:
             self._wake.clear()
             made = await self._open(next(iter(secrets.store.values()), None), where)
             if made is not None:
-                if self._candidate is not None:
-                    tasks.pop(self._candidate).cancel()
+                self._close(self._candidate)
                 self._candidate = made
-                tasks[made] = group.create_task(made.run())
-                group.create_task(self._promote(made, tasks))
+                self._tasks[made] = group.create_task(self._serve(made))
             self._status_changed(self.name)
             await self._wake.wait()
+
+    async def _serve(self, made: Connection) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(made.run())
+            await made.wait_synced()
+            self._promote(made)
+
+    def _close(self, connection: Connection | None) -> None:
+        task = self._tasks.pop(connection, None) if connection is not None else None
+        if task is not None:
+            task.cancel()
+
+    def recheck(self) -> None:
+        """Connects anew from the start: what was accepted may not be any more."""
+        self._close(self._candidate)
+        self._close(self.connection)
+        self._candidate = self.connection = None
+        self._wake.set()
+
+    def _accepted(self, cluster_id: str) -> None:
+        """A cluster that may not be a peer gives nothing, whatever the one before it gave."""
+        try:
+            self._accept(self.name, cluster_id)
+        except Refused:
+            if not self.is_disowned:
+                self.is_disowned = True
+                self._close(self.connection)
+                self.connection = None
+                self._nodes_changed()
+                self._status_changed(self.name)
+            raise
+        self.is_disowned = False
 
     async def _open(self, secret: objects.Secret | None, where: str) -> Connection | None:
         """A connection for the Secret's content, or None when it is in use already or cannot be used."""
@@ -159,20 +190,16 @@ class Peer:
             access,
             limits=limits,
             user_agent=self._user_agent,
-            accept=lambda cluster_id: self._accept(self.name, cluster_id),
+            accept=self._accepted,
             nodes_changed=self._nodes_changed,
             services_changed=self._services_changed,
             namespaces_changed=self._namespaces_changed,
         )
 
-    async def _promote(self, made: Connection, tasks: dict[Connection, asyncio.Task[None]]) -> None:
-        """Puts a connection in force once it has listed everything, and only then closes the one before it."""
-        await made.wait_synced()
-        if self._candidate is not made:
-            return
+    def _promote(self, made: Connection) -> None:
+        """Puts a connection in force that has listed everything, and only then closes the one before it."""
         before, self.connection, self._candidate = self.connection, made, None
-        if before is not None:
-            tasks.pop(before).cancel()
+        self._close(before)
         _LOG.info("Sending in-sync update for RemoteClusterConfiguration(%s)", self.name)
         self._nodes_changed()
         self._status_changed(self.name)

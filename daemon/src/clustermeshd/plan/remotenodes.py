@@ -62,7 +62,7 @@ def plan(local: LocalNetworks, peers: Sequence[PeerNodes]) -> dict[str, PeerPlan
     """Plan of every peer, by the name of its RemoteClusterConfiguration."""
     others = Holders()
     plans: dict[str, PeerPlan] = {}
-    for peer in sorted(peers, key=lambda p: _age(p.configuration)):
+    for peer in sorted(peers, key=lambda p: age(p.configuration)):
         name = peer.configuration.metadata.name
         plans[name] = _kept(peer) if peer.nodes is None else _Planner(local, others, peer).plan(peer.nodes)
         others.add((prefix, f"peer {name}") for prefix in plans[name].owned)
@@ -72,7 +72,8 @@ def plan(local: LocalNetworks, peers: Sequence[PeerNodes]) -> dict[str, PeerPlan
     return plans
 
 
-def _age(thing: objects.Object) -> tuple[str, str]:
+def age(thing: objects.Object) -> tuple[str, str]:
+    """What decides who was first."""
     return thing.metadata.creation_timestamp or "", thing.metadata.name
 
 
@@ -123,7 +124,7 @@ class _Planner:
 
     def plan(self, nodes: Iterable[objects.Node]) -> PeerPlan:
         """Addresses first: no pod prefix may cover the address of a node, or tunnels would lead into themselves."""
-        ordered = sorted(nodes, key=_age)
+        ordered = sorted(nodes, key=age)
         addresses = {node.metadata.name: self._addresses(node) for node in ordered}
         self._underlay = sorted(point for points in addresses.values() for point in points)
         cidrs = {node.metadata.name: self._cidrs(node) for node in ordered}
