@@ -53,7 +53,7 @@ def digest(thing: objects.EndpointSlice | objects.Endpoints) -> bytes:
 
 
 def is_written(desired: objects.EndpointSlice | objects.Endpoints, content: bytes, actual: Written | None) -> bool:
-    """Whether ``actual`` says what ``desired`` says, whose digest is ``content``; the trigger time is no difference."""
+    """Whether ``actual`` says what ``desired`` (its digest: ``content``) says; the trigger time is no difference."""
     if actual is None or content != actual.digest:
         return False
     wanted = {key: value for key, value in desired.annotations.items() if key != names.LAST_CHANGE_TRIGGER}
