@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import re
 
+from ansible_collections.clustermesh.core.plugins.module_utils._access import CONTROLLER, REMOTE
+from ansible_collections.clustermesh.core.plugins.module_utils._objects import NAMESPACE
+from ansible_collections.clustermesh.core.plugins.module_utils._peering import PREFIX
+
 STATES = ("reachable", "degraded", "blackHoled", "unreachable", "unknown")
 CREDENTIAL = re.compile(r"credential ([0-9a-f]{16})$")
 
@@ -75,8 +79,10 @@ def _node_row(name, item):
     ready, paths = conditions(item).get("Ready", {}), status.get("paths") or {}
     reason = "" if ready.get("status") == "True" else ready.get("message") or ready.get("reason") or "not reported yet"
     bad = _bad_paths(paths)
-    # one silent node is that node's trouble; when no remote node at all answers, it is ours
-    is_cut_off = bool(bad) and not paths.get("reachable")
+    # one silent node is that node's trouble; while no remote node at all answers, it is ours
+    is_cut_off = any(paths.get(state) for state in STATES) and not paths.get("reachable")
+    if is_cut_off and not bad:
+        bad = ["no probe to a remote node has been answered yet"]
     return {
         "node": name,
         "ready": not reason and not is_cut_off,
@@ -136,8 +142,9 @@ def _name(item):
 
 
 def table(answer, only_wrong=False):
-    """Lines for people, columns aligned: a line a peer, then a line a node."""
+    """Lines for people, columns aligned: a line a pair, a peer, a node."""
     columns = {
+        "pairs": ("pair", "connected", "synced", "routed", "overlay", "nodes", "services", "endpoint_slices", "paths"),
         "peers": ("peer", "connected", "synced", "overlay", "nodes", "services", "refused"),
         "nodes": ("node", "ready", "routes", "paths", "device"),
     }
@@ -147,6 +154,64 @@ def table(answer, only_wrong=False):
         if rows:
             lines += _aligned([[*names, "reason"], *([_cell(row[n]) for n in (*names, "reason")] for row in rows)])
     return lines
+
+
+def pair_rows(pairs, results):
+    """One row a pair, from both of its sides; ``results`` is cluster -> result of mesh_info, or {} where it did not answer."""
+    return [_pair_row(pair["a"], pair["b"], results) for pair in pairs]
+
+
+def _pair_row(a, b, results):
+    sides = {here: _side(results.get(here) or {}, there) for here, there in ((a, b), (b, a))}
+    overlay = {side["overlay"] for side in sides.values()}
+    reasons = [f"{here}: {side['reason']}" for here, side in sides.items() if side["reason"]]
+    if len(overlay) > 1:
+        reasons.append(f"the sides differ: {a} has overlay {sides[a]['overlay']}, {b} has {sides[b]['overlay']}")
+    return {
+        "pair": f"{a}--{b}",
+        "ready": not reasons,
+        "connected": _both(sides, "connected"),
+        "synced": _both(sides, "synced"),
+        "routed": _both(sides, "routed"),
+        "overlay": "/".join(sorted(overlay)),
+        "nodes": "+".join(str(side["nodes"]) for side in sides.values()),
+        "services": "+".join(str(side["services"]) for side in sides.values()),
+        "endpoint_slices": "+".join(str(side["endpoint_slices"]) for side in sides.values()),
+        "paths": "+".join(side["paths"] or "-" for side in sides.values()),
+        "reason": "; ".join(reasons),
+    }
+
+
+def questions(peers):
+    """Who must be allowed what: (account, verb, group, resource, namespace, name, answer)."""
+    asked = [(REMOTE, "list", "", kind, "", "", True) for kind in ("nodes", "services")]
+    asked += [
+        (REMOTE, "watch", "discovery.k8s.io", "endpointslices", "", "", True),
+        (REMOTE, "get", "", "secrets", "", "", False),
+    ]
+    secrets = [f"{PREFIX}{name}" for name in peers]
+    return [*asked, *((CONTROLLER, "get", "", "secrets", NAMESPACE, secret, True) for secret in secrets)]
+
+
+def _side(result, peer):
+    """What one cluster says of its peer."""
+    row = next((row for row in result.get("peers") or () if row["peer"] == peer), None)
+    nodes = result.get("nodes") or ()
+    if row is None:
+        reason = "no such peer" if "peers" in result else result.get("msg") or "did not answer"
+        empty = {"connected": False, "synced": False, "routed": False, "overlay": "-", "paths": ""}
+        return {**empty, "nodes": 0, "services": 0, "endpoint_slices": 0, "reason": reason}
+    modes = {node["node"]: node["overlay"].get(peer, "Disabled") for node in nodes}
+    behind = sorted(name for name, mode in modes.items() if mode != row["overlay"])
+    reason = row["reason"] or (f"nodes that do not route so: {', '.join(behind)}" if behind else "")
+    reason = reason or "; ".join(f"{node['node']}: {node['reason']}" for node in nodes if not node["ready"])
+    return {**row, "routed": not behind, "paths": ",".join(n["paths"] for n in nodes if n["paths"]), "reason": reason}
+
+
+def _both(sides, key):
+    """yes where both sides say so, no where none does, else the name of the only one that does."""
+    true = [name for name, side in sides.items() if side[key]]
+    return "yes" if len(true) == len(sides) else f"only {true[0]}" if true else "no"
 
 
 def _cell(value):

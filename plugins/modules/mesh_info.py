@@ -26,6 +26,12 @@ options:
     type: list
     elements: str
     default: []
+  check_rights:
+    description:
+      - Whether to ask the API server (SubjectAccessReview, which stores nothing) that peers may read what they must and no
+        Secret, and that the controller may read the access Secrets of its peers.
+    type: bool
+    default: false
   expected_credentials:
     description:
       - Name of a peer to RV(clustermesh.core.remote_access#module:credential); the cluster must be in sync with that peer by
@@ -63,6 +69,11 @@ peers:
   elements: dict
   returned: success
   sample: [{peer: oslo, ready: true, connected: true, synced: true, overlay: Enabled, nodes: 2, services: 3, refused: 0, credential: 0123456789abcdef, reason: ""}]
+rights:
+  description: Rights that are missing, or that nobody should have; with O(check_rights).
+  type: list
+  elements: str
+  returned: success
 not_switched:
   description: What does not route as O(expected_overlay) says.
   type: list
@@ -88,7 +99,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.clustermesh.core.plugins.module_utils import _info
 from ansible_collections.clustermesh.core.plugins.module_utils._args import spec
 from ansible_collections.clustermesh.core.plugins.module_utils._client import ClusterError, client_of
-from ansible_collections.clustermesh.core.plugins.module_utils._objects import GROUP
+from ansible_collections.clustermesh.core.plugins.module_utils._objects import GROUP, NAMESPACE
 
 
 def look(client, params):
@@ -109,8 +120,37 @@ def look(client, params):
     return {**answer, "outdated": outdated, "not_switched": not_switched, "ready": ready}
 
 
+def wrong_rights(client, peers):
+    """Rights that are not as they must be, as lines."""
+    found = []
+    for account, verb, group, resource, namespace, name, wanted in _info.questions(peers):
+        attributes = {"verb": verb, "group": group, "resource": resource, "namespace": namespace, "name": name}
+        body = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SubjectAccessReview",
+            "spec": {
+                "user": f"system:serviceaccount:{NAMESPACE}:{account}",
+                "groups": ["system:serviceaccounts", f"system:serviceaccounts:{NAMESPACE}", "system:authenticated"],
+                "resourceAttributes": attributes,
+            },
+        }
+        answer = client.request("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", body)
+        if bool((answer.get("status") or {}).get("allowed")) != wanted:
+            found.append(f"{account} {'may not' if wanted else 'may'} {verb} {resource} {name}".rstrip())
+    return found
+
+
 def run(module, client):
     """Looks until all is well or time is up."""
+    answer = wait(module, client)
+    if module.params["check_rights"]:
+        rights = wrong_rights(client, [row["peer"] for row in answer["peers"]])
+        answer = {**answer, "rights": rights, "ready": answer["ready"] and not rights}
+    return answer
+
+
+def wait(module, client):
+    """The rows once all is well or time is up."""
     deadline = time.monotonic() + module.params["wait"]
     while True:
         try:
@@ -130,6 +170,7 @@ def main():
         wait={"type": "float", "default": 0.0},
         expected_peers={"type": "list", "elements": "str", "default": []},
         expected_nodes={"type": "list", "elements": "str", "default": []},
+        check_rights={"type": "bool", "default": False},
         expected_credentials={"type": "dict", "default": {}, "no_log": False},
         expected_overlay={"type": "dict", "default": {}},
     )
