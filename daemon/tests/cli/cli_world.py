@@ -187,7 +187,7 @@ def controller(api: ControlPlane, log: Path) -> Iterator[None]:
         running.wait(timeout=20)
 
 
-def eventually(claim: Any, timeout_s: float = 20.0) -> None:
+def eventually(claim: Any, timeout_s: float = 60.0) -> None:
     """Waits for what happens in another process."""
     deadline = time.monotonic() + timeout_s
     while not claim():

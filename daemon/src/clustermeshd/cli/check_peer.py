@@ -145,12 +145,14 @@ def _server(found: Probe, version: str, end: datetime | None) -> None:
 async def _rights(found: Probe, remote: Client) -> None:
     allowed = await reviews.own(remote, (*reviews.NEEDED, *reviews.WANTED, *reviews.EXCESSIVE))
     grant = "apply the role mesh_access in the peer's cluster"
-    for rights, result in ((reviews.NEEDED, "FAIL"), (reviews.WANTED, "warn")):
-        missing = [str(right) for right in rights if not allowed[right]]
-        if missing:
-            found.tell("rights", cast(Result, result), f"the credential may not {', '.join(missing)}", grant)
-    if all(allowed[right] for right in (*reviews.NEEDED, *reviews.WANTED)):
+    missing = [str(right) for right in reviews.NEEDED if not allowed[right]]
+    if missing:
+        found.tell("rights", "FAIL", f"the credential may not {', '.join(missing)}", grant)
+    else:
         found.tell("rights", "ok", "the credential may read all that the controller reads")
+    lacking = [str(right) for right in reviews.WANTED if not allowed[right]]
+    if lacking:
+        found.tell("rights for eval", "warn", f"the credential may not {', '.join(lacking)}", grant)
     excess = [str(right) for right in reviews.EXCESSIVE if allowed[right]]
     if excess:
         told = f"the credential may also {', '.join(excess)}, which no peer should have"
