@@ -45,3 +45,18 @@ attributes:
     version_added: 0.1.0
     membership: [clustermesh.core.cluster]
 """
+
+    NODE = r"""
+options: {}
+attributes:
+  check_mode:
+    support: full
+    description: Reads only.
+  diff_mode:
+    support: N/A
+    details: Changes nothing.
+    description: Shows what changes.
+  idempotent:
+    support: full
+    description: Reads only.
+"""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import json
 import time
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -119,6 +120,7 @@ class Client:
         else:
             self._pool = urllib3.PoolManager(**options)
         self._served = {}
+        self.clock_offset = 0.0  # seconds that the API server's clock is ahead of ours, by its last answer
 
     @property
     def authority(self):
@@ -155,11 +157,15 @@ class Client:
 
     def _send(self, method, url, data, headers):
         try:
-            return self._pool.request(method, url, body=data, headers=headers, redirect=False)
+            answer = self._pool.request(method, url, body=data, headers=headers, redirect=False)
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as problem:
             # urllib3 puts a description of its own object in front
             cause = str(getattr(problem, "reason", None) or problem).partition("): ")
             raise Unreachable(f"{urlsplit(url).netloc} does not answer: {cause[2] or cause[0]}") from problem
+        if answer.headers.get("Date"):
+            # the header has whole seconds, half of which passed on average
+            self.clock_offset = round(parsedate_to_datetime(answer.headers["Date"]).timestamp() + 0.5 - time.time(), 1)
+        return answer
 
     def get(self, path, query=None):
         """The object at a path, None when there is none."""

@@ -11,7 +11,7 @@ version_added: 0.1.0
 author: The Clustermesh authors (@clustermesh)
 description:
   - Reads what must be known of a cluster before it is meshed, whether it answers, its version and id, the address ranges
-    of its pods, services and nodes, and whether the caller may write what the mesh needs.
+    of its pods, services and nodes, its CNI, its clock, and whether the caller may write what the mesh needs.
   - Fails only on wrong options. An unreachable cluster is a finding.
 options:
   name:
@@ -55,6 +55,10 @@ facts:
     service_cidrs: [10.96.0.0/16]
     node_addresses: [192.0.2.11]
     node_count: 1
+    nodes: {n1: [192.0.2.11]}
+    cni: calico
+    encapsulation: vxlan
+    clock_offset: 0.2
     denied: []
 findings:
   description: What stands against meshing, empty when nothing does.
@@ -124,6 +128,14 @@ def service_cidrs(client):
     return (service.get("spec") or {}).get("clusterIPs") or []
 
 
+def network_of(client):
+    """CNI and encapsulation, from Calico's objects where they are served, and names of DaemonSets."""
+    pools = client.get("/apis/crd.projectcalico.org/v1/ippools")
+    felix = client.get("/apis/crd.projectcalico.org/v1/felixconfigurations/default") if pools else None
+    names = [item["metadata"]["name"] for item in client.items("/apis/apps/v1/daemonsets")]
+    return _preflight.network_of(pools and pools["items"], (felix or {}).get("spec") or {}, names)
+
+
 def facts_of(module, client):
     """The facts of the cluster; of an unreachable one, that."""
     name = module.params["name"]
@@ -136,8 +148,9 @@ def facts_of(module, client):
             client.items("/api/v1/nodes"),
             service_cidrs(client),
             module.params["pod_cidrs"],
+            network_of(client),
         )
-        return {**facts, "denied": denied(client)}
+        return {**facts, "denied": denied(client), "clock_offset": client.clock_offset}
     except Refused as problem:
         if problem.status in (401, 403):
             return _preflight.unreachable(name, f"the credentials are not enough: {problem}")

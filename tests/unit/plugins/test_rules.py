@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import base64
+import ipaddress
 import json
+from itertools import combinations
+from random import Random
+from time import process_time
 
 import pytest
 import yaml
-from ansible_collections.clustermesh.core.plugins.module_utils import _access, _info, _pairs, _preflight
+from ansible_collections.clustermesh.core.plugins.module_utils import _access, _info, _overlap, _pairs, _preflight
 
 
 def facts(name: str, **changes) -> dict:
     base = {"reachable": True, "version": "v1.34.1", "cluster_id": name, "pod_cidrs": ["10.1.0.0/16"], "denied": []}
-    return {**base, "name": name, "service_cidrs": ["10.96.0.0/16"], "node_addresses": ["192.0.2.1"], **changes}
+    node = f"192.0.2.{ord(name[-1])}"
+    return {
+        **base,
+        "name": name,
+        "service_cidrs": ["10.96.0.0/16"],
+        "node_addresses": [f"192.0.2.{ord(name[-1])}"],
+        **changes,
+    }
 
 
 def ids(*clusters: dict) -> list[str]:
@@ -84,6 +95,72 @@ def test_overlaps_are_found_in_both_directions(changes):
     a, b = facts("a"), facts("b", **changes)
     assert ids(a, b) == ["cidr-overlap"]
     assert ids(b, a) == ["cidr-overlap"]
+
+
+def clash(a: tuple[str, str, str], b: tuple[str, str, str]) -> bool:
+    overlap = ipaddress.ip_network(a[2]).overlaps(ipaddress.ip_network(b[2]))
+    return a[0] != b[0] and b[1] in _overlap.CLASHES[a[1]] and overlap
+
+
+def test_overlaps_are_found_as_by_comparing_every_pair():
+    random = Random(7)
+    kinds, hosts = ("pods", "services", "nodes"), range(12)
+    ranges = []
+    for host in hosts:
+        for kind in kinds:
+            for _ in range(3):
+                length = 32 if kind == "nodes" else random.randint(20, 30)
+                address = ipaddress.ip_address((10 << 24) + random.randrange(1 << 15))
+                ranges.append((f"c{host}", kind, str(ipaddress.ip_network(f"{address}/{length}", strict=False))))
+    wanted = {frozenset(pair) for pair in combinations(ranges, 2) if clash(*pair)}
+    found = [frozenset((side[0], side[1], str(side[2])) for side in sides) for sides in _overlap.overlaps(ranges)]
+    assert len(wanted) > 20
+    assert set(found) == wanted
+    assert len(found) == len(set(found))
+
+
+def test_a_thousand_clusters_are_compared_in_about_the_time_of_a_sort():
+    own = {"service_cidrs": ["172.16.0.0/16"], "node_addresses": []}
+    clusters = [facts(f"c{n}", pod_cidrs=[f"10.{n // 4}.{n % 4 * 64}.0/18"], **own) for n in range(1000)]
+    clusters.append(facts("d", pod_cidrs=["10.7.64.128/25"], **own))
+    before = process_time()
+    (found,) = _preflight.findings(clusters)
+    assert process_time() - before < 2
+    assert found["cluster"] == "c29,d"
+
+
+@pytest.mark.parametrize(
+    ("changes", "finding"),
+    [
+        ({"kubelet_versions": ["v1.30.2"]}, "version-skew"),
+        ({"kubelet_versions": ["v1.35.0"]}, "version-skew"),
+        ({"clock_offset": -8.0}, "clock"),
+        ({"calico": {"vxlanVNI": 4097, "vxlanPort": 4790}}, "calico-vxlan"),
+        ({"calico": {"routeTableRanges": [{"min": 4000, "max": 5000}]}}, "calico-tables"),
+        ({"calico": {"bpfEnabled": True}}, "calico-ebpf"),
+    ],
+)
+def test_what_a_cluster_runs_can_stand_in_the_way(changes, finding):
+    assert [found["id"] for found in _preflight.own_findings({**facts("a"), **changes})] == [finding]
+
+
+def test_calico_clusters_that_differ_are_worth_a_thought():
+    settings = {"encapsulation": "vxlan", "calico": {"vxlanPort": 4789}}
+    other = facts("b", pod_cidrs=["10.2.0.0/16"], encapsulation="vxlan", calico={"vxlanPort": 9999})
+    (found,) = _preflight.findings([facts("a", **settings), other])
+    assert (found["id"], found["status"]) == ("calico-alignment", "warning")
+
+
+def test_the_cni_is_told_by_its_objects():
+    specs = [{"cidr": "10.1.0.0/16", "vxlanMode": "Always"}, {"cidr": "10.9.0.0/16", "disabled": True}]
+    felix = {"vxlanPort": 4789, "logSeverityScreen": "Info"}
+    assert _preflight.network_of([{"spec": spec} for spec in specs], felix, ["calico-node"]) == {
+        "cni": "calico",
+        "encapsulation": "vxlan",
+        "pools": ["10.1.0.0/16"],
+        "calico": {"vxlanPort": 4789},
+    }
+    assert _preflight.network_of(None, {}, ["node-exporter", "kube-flannel-ds"])["cni"] == "flannel"
 
 
 def test_families_do_not_overlap():
