@@ -21,7 +21,7 @@ def facts(name: str, **changes) -> dict:
         **base,
         "name": name,
         "service_cidrs": ["10.96.0.0/16"],
-        "node_addresses": [f"192.0.2.{ord(name[-1])}"],
+        "node_addresses": [node],
         **changes,
     }
 
