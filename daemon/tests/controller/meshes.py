@@ -146,6 +146,7 @@ _PLURALS = {
     "Node": "nodes",
     "Pod": "pods",
     "Secret": "secrets",
+    "ServiceAccount": "serviceaccounts",
     "Service": "services",
     "EndpointSlice": "endpointslices",
     "IPAMBlock": "ipamblocks",

@@ -68,10 +68,18 @@ class Mesh:
         )
         writer = Writer(client, names.CONTROLLER_MANAGER, fence=fence)
         self._nodes = NodeMirror(self._local, self.peers, writer)
+        events = Events(client)
         self._federator = Federator(
-            self._local, self.peers, client=client, writer=writer, events=Events(client), metrics=metrics
+            self._local, self.peers, client=client, writer=writer, events=events, metrics=metrics
         )
-        self._status = StatusWriter(client, self.peers, self._nodes, metrics)
+        self._status = StatusWriter(
+            client,
+            self.peers,
+            self._nodes,
+            refused_endpoints=self._federator.refused,
+            events=events,
+            metrics=metrics,
+        )
 
     def is_alive(self) -> bool:
         """Whether the loop turns; before the first sync it may wait for the API server as long as that takes."""

@@ -56,6 +56,30 @@ class Metrics:
             ["remote_cluster_name"],
             registry=self.registry,
         )
+        self.skipped = Gauge(
+            "clustermesh_peer_skipped_objects",
+            "Objects of a peer that were left out since they could not be read or were too many, counted each time",
+            ["remote_cluster_name", "kind"],
+            registry=self.registry,
+        )
+        self.event_age = Gauge(
+            "clustermesh_peer_last_event_age_seconds",
+            "Seconds since a peer last said anything",
+            ["remote_cluster_name"],
+            registry=self.registry,
+        )
+        self.lag = Gauge(
+            "clustermesh_peer_lag_seconds",
+            "How old the facts of a peer may be: 0 while it is watched, else the time since it last said anything",
+            ["remote_cluster_name"],
+            registry=self.registry,
+        )
+        self.relists = Gauge(
+            "clustermesh_peer_relists",
+            "Complete lists of a peer after the first, all kinds together, by the connection in force",
+            ["remote_cluster_name"],
+            registry=self.registry,
+        )
         self.leader = Gauge("clustermesh_controller_leader", "1 while this replica leads", registry=self.registry)
         self.reconcile = Histogram(
             "clustermesh_controller_reconcile_seconds", "Time of a reconcile", ["what"], registry=self.registry
@@ -66,7 +90,14 @@ class Metrics:
 
     def forget(self, peer: str) -> None:
         """Drops the series of a peer that is gone."""
-        self.connection_status.remove_by_labels({"remote_cluster_name": peer})
-        self.credential_seconds.remove_by_labels({"remote_cluster_name": peer})
-        self.refused.remove_by_labels({"remote_cluster_name": peer})
-        self.objects.remove_by_labels({"remote_cluster_name": peer})
+        for metric in (
+            self.connection_status,
+            self.credential_seconds,
+            self.refused,
+            self.objects,
+            self.skipped,
+            self.event_age,
+            self.lag,
+            self.relists,
+        ):
+            metric.remove_by_labels({"remote_cluster_name": peer})

@@ -1,13 +1,15 @@
-"""Writes the status of RemoteClusterConfigurations, and the metrics that say the same."""
+"""Writes the status of RemoteClusterConfigurations, and the metrics and Events that say the same."""
 
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 
+from clustermeshd.controller.connection import Connection
+from clustermeshd.controller.events import Events
 from clustermeshd.controller.metrics import Metrics
 from clustermeshd.controller.nodes import NodeMirror
 from clustermeshd.controller.peer import Peer
@@ -16,15 +18,37 @@ from clustermeshd.kube.client import Client
 from clustermeshd.model import names
 from clustermeshd.model.errors import Refused
 from clustermeshd.plan import peerstatus
+from clustermeshd.plan.peerstatus import PeerFacts
+
+_KIND = "RemoteClusterConfiguration"
+_LIMITS = {
+    "Node": "nodes",
+    "Service": "services",
+    "Namespace": "services",
+    "EndpointSlice": "endpointSlices",
+    "Pod": "pods",
+    "IPAMBlock": "pods",
+}
 
 
 class StatusWriter:
     """One status per peer, written only when it says something new."""
 
-    def __init__(self, client: Client, peers: Mapping[str, Peer], nodes: NodeMirror, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        client: Client,
+        peers: Mapping[str, Peer],
+        nodes: NodeMirror,
+        *,
+        refused_endpoints: Callable[[str], list[objects.RefusedObject]],
+        events: Events,
+        metrics: Metrics,
+    ) -> None:
         self._client = client
         self._peers = peers
         self._nodes = nodes
+        self._refused_endpoints = refused_endpoints
+        self._events = events
         self._metrics = metrics
 
     async def reconcile(self, name: str, configuration: objects.RemoteClusterConfiguration) -> None:
@@ -36,12 +60,13 @@ class StatusWriter:
         self._measure(peer, facts)
         if facts.error is None and not facts.synced and configuration.status.conditions:
             return  # a controller that has just started knows nothing yet; what the last one knew stands
+        await self._warn(configuration, facts)
         wanted = peerstatus.status(configuration, facts, time=_now())
         if wanted == configuration.status:
             return
         body = {
             "apiVersion": names.API_VERSION,
-            "kind": "RemoteClusterConfiguration",
+            "kind": _KIND,
             "metadata": {"name": name, "uid": configuration.metadata.uid},
             "status": msgspec.to_builtins(wanted),
         }
@@ -53,52 +78,82 @@ class StatusWriter:
             subresource="status",
         )
 
-    def _facts(self, peer: Peer) -> peerstatus.PeerFacts:
+    async def _warn(self, configuration: objects.RemoteClusterConfiguration, facts: PeerFacts) -> None:
+        """One Event for each reason, with an example."""
+        told = {refused.reason: f"{refused.kind} {refused.name}: {refused.message}" for refused in facts.examples}
+        if isinstance(facts.error, Refused):
+            told[facts.error.reason] = str(facts.error)
+        for reason, message in told.items():
+            await self._events.warn(configuration, names.API_VERSION, _KIND, reason, message)
+
+    def _facts(self, peer: Peer) -> PeerFacts:
         connection, newest = peer.connection, peer.credentials
         plan = self._nodes.plans.get(peer.name)
         expiry = newest.access.expires_at if newest is not None else None
         before = peer.configuration.status
-        synced = connection is not None
-        fresh = synced and peer.error is None
-        return peerstatus.PeerFacts(
+        fresh = connection is not None and peer.error is None
+        blocks, pods = (connection.prefixes.blocks, connection.prefixes.pods) if connection else (None, None)
+        return PeerFacts(
             error=peer.error,
             identified=bool(peer.cluster_id),
-            synced=synced,
+            synced=connection is not None,
             cluster_id=peer.cluster_id,
             server_version=newest.server_version if newest is not None else "",
             nodes=len(plan.nodes) if plan is not None else 0,
             services=len(connection.service_informer.store) if connection is not None else 0,
             endpoint_slices=len(connection.slice_informer.store) if connection is not None else 0,
-            refused=tuple(plan.refused) if plan is not None else (),
+            ipam_blocks=len(blocks.store) if blocks is not None else 0,
+            pods=len(pods.store) if pods is not None else 0,
+            refused=tuple(self._refused(peer)),
             last_sync=_now() if fresh and not _was_synced(before) else "",
+            last_event=_heard(connection, before) if connection is not None and not fresh else "",
             credential_expiry=_rfc3339(expiry) if expiry is not None else "",
             credential=connection.access.fingerprint if connection is not None else "",
         )
 
-    def _measure(self, peer: Peer, facts: peerstatus.PeerFacts) -> None:
-        name = peer.name
-        self._metrics.connection_status.labels(name).set(_connection_status(facts))
-        for kind, count in (
-            ("Node", facts.nodes),
-            ("Service", facts.services),
-            ("EndpointSlice", facts.endpoint_slices),
-        ):
-            self._metrics.objects.labels(name, kind).set(count)
-        self._metrics.refused.remove_by_labels({"remote_cluster_name": name})
+    def _refused(self, peer: Peer) -> Iterator[objects.RefusedObject]:
+        if peer.rules.problem is not None:
+            reason, message = peer.rules.problem.reason, peer.rules.problem.found
+            yield objects.RefusedObject(kind=_KIND, name=peer.name, reason=reason, message=message)
+        if peer.connection is not None:
+            for informer in peer.connection.informers:
+                if informer.is_full:
+                    kind, kept = informer.resource.kind, len(informer.store)
+                    message = f"spec.import.limits.{_LIMITS[kind]} is {kept}: further objects are left out"
+                    yield objects.RefusedObject(kind=kind, name="*", reason="LimitReached", message=message)
+        plan = self._nodes.plans.get(peer.name)
+        if plan is not None:
+            yield from plan.refused
+        yield from self._refused_endpoints(peer.name)
+
+    def _measure(self, peer: Peer, facts: PeerFacts) -> None:
+        name, metrics = peer.name, self._metrics
+        metrics.connection_status.labels(name).set(peerstatus.connection_status(facts))
+        metrics.refused.remove_by_labels({"remote_cluster_name": name})
         for reason, count in Tally(refused.reason for refused in facts.refused).items():
-            self._metrics.refused.labels(name, reason).set(count)
-        newest = peer.credentials
+            metrics.refused.labels(name, reason).set(count)
+        connection, newest = peer.connection, peer.credentials
+        if connection is not None:
+            for informer in connection.informers:
+                metrics.objects.labels(name, informer.resource.kind).set(len(informer.store))
+                metrics.skipped.labels(name, informer.resource.kind).set(informer.skipped)
+            age_s = connection.last_event_age_s
+            metrics.event_age.labels(name).set(age_s)
+            metrics.lag.labels(name).set(age_s if facts.error is not None else 0)
+            metrics.relists.labels(name).set(connection.relists)
         if newest is not None and newest.access.expires_at is not None:
             left = (newest.access.expires_at - datetime.now(UTC)).total_seconds()
-            self._metrics.credential_seconds.labels(name).set(left)
+            metrics.credential_seconds.labels(name).set(left)
 
 
-def _connection_status(facts: peerstatus.PeerFacts) -> int:
-    if isinstance(facts.error, Refused):
-        return 5
-    if facts.synced:
-        return 2 if facts.error is None else 3
-    return 1 if facts.error is None else 0
+def _heard(connection: Connection, before: objects.RemoteClusterConfigurationStatus) -> str:
+    """When a lost peer last said anything; a time that was told stays, if it is the same by the second or two."""
+    moment = datetime.now(UTC) - timedelta(seconds=connection.last_event_age_s)
+    if before.last_event_time is not None:
+        told = datetime.fromisoformat(before.last_event_time)
+        if abs((moment - told).total_seconds()) < 2:
+            return before.last_event_time
+    return _rfc3339(moment)
 
 
 def _was_synced(status: objects.RemoteClusterConfigurationStatus) -> bool:

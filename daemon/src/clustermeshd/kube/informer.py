@@ -138,6 +138,11 @@ class Informer(Generic[T]):
         return self._synced.is_set()
 
     @property
+    def is_full(self) -> bool:
+        """Whether objects are left out because there are more than the limit."""
+        return self._is_full
+
+    @property
     def last_event_age_s(self) -> float:
         """Seconds since the server last said anything."""
         return self._clock() - self._last_event
@@ -232,12 +237,12 @@ class Informer(Generic[T]):
     # ---- list
 
     async def _list(self) -> None:
+        self._is_full = False
         if self._streams_lists and await self._stream_list():
             return
         found: dict[str, T] = {}
         kept: set[str] = set()
         version = ""
-        self._is_full = False
         async for page in self._client.pages(
             self.resource,
             self._namespace,

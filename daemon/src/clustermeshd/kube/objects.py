@@ -288,6 +288,8 @@ class RemoteClusterCounts(Struct, frozen=True, omit_defaults=False):
     nodes: int = 0
     services: int = 0
     endpoint_slices: int = 0
+    ipam_blocks: int = 0
+    pods: int = 0
     refused: int = 0
 
 
@@ -298,6 +300,7 @@ class RemoteClusterConfigurationStatus(Struct, frozen=True):
     conditions: tuple[Condition, ...] | None = None
     counts: RemoteClusterCounts | None = None
     last_sync_time: str | None = None
+    last_event_time: str | None = None
     credential_expiry_time: str | None = None
     refused: tuple[RefusedObject, ...] | None = None
 

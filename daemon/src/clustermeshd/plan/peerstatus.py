@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from heapq import nsmallest
 
 from clustermeshd.kube import objects
 from clustermeshd.model.errors import MeshError, Refused
 from clustermeshd.plan.conditions import Verdict, merge
 
 _EXAMPLES = 20
+_KIND = "RemoteClusterConfiguration"
 
 
 @dataclass(frozen=True, slots=True)
 class PeerFacts:
-    """Facts about a peer; ``last_sync`` and ``credential_expiry`` are RFC 3339 times or empty.
+    """Facts about a peer; ``last_sync``, ``last_event`` and ``credential_expiry`` are RFC 3339 times or empty.
 
     ``credential`` is the fingerprint of what the synced connection authenticates with.
     """
@@ -26,10 +28,22 @@ class PeerFacts:
     nodes: int = 0
     services: int = 0
     endpoint_slices: int = 0
+    ipam_blocks: int = 0
+    pods: int = 0
     refused: tuple[objects.RefusedObject, ...] = ()
     last_sync: str = ""
+    last_event: str = ""
     credential_expiry: str = ""
     credential: str = ""
+
+    @property
+    def examples(self) -> tuple[objects.RefusedObject, ...]:
+        """The first of what was refused, the configuration's own mistakes before all; the same whatever the order."""
+        return tuple(nsmallest(_EXAMPLES, self.refused, key=_rank))
+
+
+def _rank(refused: objects.RefusedObject) -> tuple[bool, str, str, str, str]:
+    return refused.kind != _KIND, refused.kind, refused.name, refused.reason, refused.message
 
 
 def verdicts(configuration: objects.RemoteClusterConfiguration, facts: PeerFacts) -> tuple[Verdict, ...]:
@@ -65,10 +79,21 @@ def _routed(configuration: objects.RemoteClusterConfiguration, facts: PeerFacts)
 
 def _degraded(facts: PeerFacts) -> Verdict:
     if facts.refused:
-        first = facts.refused[0]
+        first = facts.examples[0]
+        if first.kind == _KIND:
+            return Verdict("Degraded", True, first.reason, first.message)
         text = f"{len(facts.refused)} objects refused, for example {first.kind} {first.name}: {first.message}"
         return Verdict("Degraded", True, "ObjectsRefused", text)
     return Verdict("Degraded", False, "NothingRefused")
+
+
+def connection_status(facts: PeerFacts) -> int:
+    """Calico's number for the state of a peer; never 4, since nothing ever needs a restart."""
+    if isinstance(facts.error, Refused):
+        return 5
+    if facts.synced:
+        return 2 if facts.error is None else 3
+    return 1 if facts.error is None else 0
 
 
 def reason_of(error: MeshError) -> str:
@@ -91,9 +116,12 @@ def status(
             nodes=facts.nodes,
             services=facts.services,
             endpoint_slices=facts.endpoint_slices,
+            ipam_blocks=facts.ipam_blocks,
+            pods=facts.pods,
             refused=len(facts.refused),
         ),
         last_sync_time=facts.last_sync or before.last_sync_time,
+        last_event_time=facts.last_event or None,
         credential_expiry_time=facts.credential_expiry or None,
-        refused=facts.refused[:_EXAMPLES] or None,
+        refused=facts.examples or None,
     )
