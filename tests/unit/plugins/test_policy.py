@@ -97,9 +97,7 @@ def test_a_bad_label_selector_is_named(selector):
 
 
 def test_addresses_move_with_the_longest_prefix_that_holds_them():
-    rewrite = Rewrite(
-        {"cidrs": {"10.0.0.0/8": "11.0.0.0/8", "10.1.0.0/16": "10.9.0.0/16", "fd00:1::/64": "fd00:2::/64"}}
-    )
+    cidrs = {"10.0.0.0/8": "11.0.0.0/8", "10.1.0.0/16": "10.9.0.0/16", "fd00:1::/64": "fd00:2::/64"}
     nets = ["10.1.2.0/24", "10.2.0.5", "192.0.2.0/24", "fd00:1::5/128", "nonsense", "0.0.0.0/0"]
     ((made,), _) = Rewrite({"cidrs": cidrs}).policies([policy("GlobalNetworkSet", "x", {"nets": nets})])
     assert made.spec["nets"] == ["10.9.2.0/24", "11.2.0.5", "192.0.2.0/24", "fd00:2::5/128", "nonsense", "0.0.0.0/0"]
