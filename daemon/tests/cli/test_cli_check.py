@@ -13,11 +13,13 @@ import pytest
 import yaml
 from cli_schemas import REPORT
 from cli_world import (
+    READER,
     Done,
     access_secret,
     apply,
     clustermesh,
     configuration,
+    eventually,
     kubectl,
     mesh_node,
     node,
@@ -30,7 +32,7 @@ from jsonschema import validate
 
 ROOT = Path(__file__).parents[3]
 RBAC = "rbac.authorization.k8s.io"
-STEPS = ["access Secret", "kubeconfig", "credential", "API server", "rights", "cluster", "nodes"]
+STEPS = ["access Secret", "kubeconfig", "credential", "API server", "rights", "cluster", "nodes", "pod prefixes"]
 
 
 def lines(done: Done, scope: str) -> dict[str, tuple[str, str, str]]:
@@ -185,6 +187,52 @@ def test_overlaps_and_shared_node_names_are_found_by_the_controllers_own_rules(
     )
     assert "renumber" in west["addresses"][2]
     assert west["node names"][0] == "warn"
+
+
+def test_nodes_without_prefixes_are_told(east: ControlPlane, remote_api: ControlPlane):
+    bare = node("w2", "10.2.9.0/24", "192.168.2.2")
+    apply(remote_api, {**bare, "spec": {}})
+    try:
+        done = clustermesh(east.kubeconfig, "check", "west", "-o", "json")
+    finally:
+        kubectl(remote_api, "delete", "node/w2")
+    result, message, _ = lines(done, "peer west")["pod prefixes"]
+    assert result == "warn"
+    assert message.startswith("1 nodes have no podCIDRs")
+
+
+@pytest.fixture
+def calico_blocks(east: ControlPlane, remote_api: ControlPlane) -> Iterator[None]:
+    """West as a cluster whose addresses Calico manages: the kind, and one block of w1 that overlaps east."""
+    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
+    kind = {"plural": "ipamblocks", "singular": "ipamblock", "kind": "IPAMBlock"}
+    spec = {"group": "crd.projectcalico.org", "scope": "Cluster", "names": kind, "versions": [version]}
+    crd = "ipamblocks.crd.projectcalico.org"
+    apply(remote_api, thing("CustomResourceDefinition", crd, None, "apiextensions.k8s.io/v1", spec=spec))
+    kubectl(remote_api, "wait", "--for=condition=Established", f"crd/{crd}", "--timeout=30s")
+    block = {"cidr": "10.1.0.64/26", "affinity": "host:w1", "allocations": [], "attributes": [], "deleted": False}
+    apply(remote_api, thing("IPAMBlock", "10-1-0-64-26", None, "crd.projectcalico.org/v1", spec=block))
+    yield
+    kubectl(remote_api, "delete", f"crd/{crd}")
+    apply(remote_api, READER)
+    kubectl(east, "delete", "remoteclusterconfiguration/west")  # whose controller may have begun to read blocks
+    apply(east, configuration("west", "west"))
+    eventually(lambda: clustermesh(east.kubeconfig, "status").status == 0)
+    eventually(lambda: "west:1/2" in clustermesh(east.kubeconfig, "services", "-A").out)
+
+
+def test_where_calico_manages_addresses_its_blocks_are_what_is_read(
+    east: ControlPlane, remote_api: ControlPlane, calico_blocks: None
+):
+    told = lines(clustermesh(east.kubeconfig, "check", "-o", "json"), "peer west")
+    assert told["rights"][0] == "FAIL"
+    assert "list ipamblocks.crd.projectcalico.org" in told["rights"][1]
+    rule = {"apiGroups": ["crd.projectcalico.org"], "resources": ["ipamblocks"], "verbs": ["get", "list", "watch"]}
+    apply(remote_api, {**READER, "rules": [*READER["rules"], rule]})
+    told = lines(clustermesh(east.kubeconfig, "check", "-o", "json"), "peer west")
+    assert told["pod prefixes"][:2] == ("ok", "1 blocks of Calico's IPAM")
+    assert "10.1.0.64/26 overlaps the local pod CIDR 10.1.0.0/24" in told["addresses"][1]
 
 
 def test_the_controllers_right_to_the_secret_is_asked_of_the_api_server(east: ControlPlane):

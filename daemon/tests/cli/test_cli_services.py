@@ -136,6 +136,19 @@ def test_a_remote_service_without_the_port_is_named(faulty: ControlPlane, remote
     assert problems(done, "nothing") == [("PortMismatch", "west/nothing-far has none of its ports (http/TCP)")]
 
 
+def test_remote_services_that_the_import_rules_leave_out_back_nothing(east: ControlPlane):
+    admitted = configuration("west", "west")
+    admitted["spec"]["import"] = {"labelKeys": ["tier"]}
+    apply(east, admitted)
+    try:
+        done = clustermesh(east.kubeconfig, "services", "-n", "store", "--remote", "-o", "json")
+    finally:
+        apply(east, configuration("west", "west"))
+        eventually(lambda: "west:1/2" in clustermesh(east.kubeconfig, "services", "-n", "store").out)
+    (cart,) = done.json["services"]
+    assert [c["backing"] for c in cart["clusters"] if c["cluster"] == "west"] == [[]]
+
+
 def test_what_the_controller_said_about_one_service_is_shown(faulty: ControlPlane):
     def said() -> bool:
         out = clustermesh(faulty.kubeconfig, "services", "-n", NS, "bad-selector").out

@@ -115,6 +115,7 @@ def addresses(local: Local, probes: Sequence[Probe]) -> None:
             configuration=found.configuration,
             cluster_id=found.cluster_id,
             nodes=found.nodes,
+            prefixes=found.prefixes,
             mirrored=tuple(n for n in local.remote_nodes if n.spec.cluster_name == found.name),
         )
         for found in probes

@@ -21,10 +21,11 @@ from clustermeshd.kube.client import Client
 from clustermeshd.kube.errors import Forbidden, NotFound
 from clustermeshd.model import names
 from clustermeshd.model.errors import MeshError, Refused
+from clustermeshd.plan import ipam
 
 Result = Literal["ok", "warn", "FAIL"]
 _SERVICE_ACCOUNTS = resources.Resource("", "v1", "serviceaccounts", "ServiceAccount", objects.Object)
-_STEPS = ("access Secret", "kubeconfig", "credential", "API server", "rights", "cluster", "nodes")
+_STEPS = ("access Secret", "kubeconfig", "credential", "API server", "rights", "cluster", "nodes", "pod prefixes")
 
 
 class Check(Document, frozen=True):
@@ -45,6 +46,7 @@ class Probe:
     checks: list[Check] = field(default_factory=list)
     cluster_id: str = ""
     nodes: list[objects.Node] | None = None
+    prefixes: ipam.PodPrefixes = field(default_factory=ipam.PodPrefixes)
 
     @property
     def name(self) -> str:
@@ -92,12 +94,14 @@ async def _steps(client: Client, found: Probe, timeout_s: float) -> None:
     async with session.bounded(access.server, timeout_s), session.client(access, timeout_s) as remote:
         version = await remote.server_version()
         _server(found, version, await _certificate_end(access, timeout_s))
-        await _rights(found, remote)
+        blocks = await _served_blocks(remote)
+        await _rights(found, remote, blocks)
         namespace = await remote.get(resources.NAMESPACES, "kube-system")
         found.cluster_id = namespace.metadata.uid
         found.tell("cluster", "ok", f"its id is {found.cluster_id}")
         found.nodes, _ = await remote.list(resources.NODES)
         found.tell("nodes", "ok", f"{len(found.nodes)} are listed")
+        await _prefixes(found, remote, blocks)
 
 
 def _credential(found: Probe, access: Access) -> None:
@@ -142,10 +146,38 @@ def _server(found: Probe, version: str, end: datetime | None) -> None:
     found.tell("API server", "ok", told + (f", certificate until {end:%Y-%m-%d}" if end is not None else ""))
 
 
-async def _rights(found: Probe, remote: Client) -> None:
-    allowed = await reviews.own(remote, (*reviews.NEEDED, *reviews.WANTED, *reviews.EXCESSIVE))
+async def _served_blocks(remote: Client) -> resources.Resource[objects.IPAMBlock] | None:
+    """Where the peer serves Calico's IPAM blocks; by discovery, since a kind that is not served may give 403."""
+    for resource in resources.IPAM_BLOCKS:
+        with suppress(NotFound):
+            body = await remote.request("GET", f"/apis/{resource.api_version}")
+            if f'"{resource.plural}"'.encode() in body:
+                return resource
+    return None
+
+
+async def _prefixes(found: Probe, remote: Client, blocks: resources.Resource[objects.IPAMBlock] | None) -> None:
+    """Which pod prefixes its nodes have, from where the controller takes them."""
+    nodes = found.nodes or []
+    pieces = [ipam.block(block) for block in (await remote.list(blocks))[0]] if blocks is not None else []
+    lacking = ipam.lacking(nodes)
+    if ipam.has_blocks(pieces):
+        found.prefixes = ipam.from_blocks(pieces)
+        found.tell("pod prefixes", "ok", f"{len(pieces)} blocks of Calico's IPAM")
+    elif lacking:
+        pods = map(ipam.pod_addresses, (await remote.list(resources.PODS))[0])
+        found.prefixes = ipam.from_pods(pod for pod in pods if pod.node in lacking)
+        told = f"{len(lacking)} nodes have no podCIDRs; routes go by the addresses of their pods, one by one"
+        found.tell("pod prefixes", "warn", told, "set --allocate-node-cidrs in that cluster, if its CNI uses them")
+    else:
+        found.tell("pod prefixes", "ok", "Node.spec.podCIDRs of every node")
+
+
+async def _rights(found: Probe, remote: Client, blocks: resources.Resource[objects.IPAMBlock] | None) -> None:
+    needed = reviews.NEEDED + (reviews.reading(blocks.group, blocks.plural) if blocks is not None else ())
+    allowed = await reviews.own(remote, (*needed, *reviews.WANTED, *reviews.EXCESSIVE))
     grant = "apply the role mesh_access in the peer's cluster"
-    missing = [str(right) for right in reviews.NEEDED if not allowed[right]]
+    missing = [str(right) for right in needed if not allowed[right]]
     if missing:
         found.tell("rights", "FAIL", f"the credential may not {', '.join(missing)}", grant)
     else:

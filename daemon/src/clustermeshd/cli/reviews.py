@@ -33,12 +33,14 @@ class Right(NamedTuple):
         return f"{self.verb} {kind}"
 
 
-_READ: Final = ("get", "list", "watch")
-NEEDED: Final = tuple(Right(verb, "", kind) for kind in ("namespaces", "nodes", "services") for verb in _READ) + tuple(
-    Right(verb, "discovery.k8s.io", "endpointslices") for verb in _READ
-)
+def reading(group: str, *kinds: str) -> tuple[Right, ...]:
+    """What an informer needs."""
+    return tuple(Right(verb, group, kind) for kind in kinds for verb in ("get", "list", "watch"))
+
+
+NEEDED: Final = reading("", "namespaces", "nodes", "services") + reading("discovery.k8s.io", "endpointslices")
 """Without one of these a peer does not come in sync."""
-WANTED: Final = tuple(Right(verb, "", kind) for kind in ("pods", "serviceaccounts") for verb in _READ)
+WANTED: Final = reading("", "pods", "serviceaccounts")
 """Without one of these ``clustermesh eval`` and policy know less of a peer."""
 EXCESSIVE: Final = (
     Right("list", "", "secrets"),

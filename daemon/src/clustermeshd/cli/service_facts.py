@@ -12,6 +12,7 @@ from clustermeshd.kube import objects, resources
 from clustermeshd.kube.client import Client
 from clustermeshd.model import names
 from clustermeshd.plan import federation
+from clustermeshd.plan.matching import Matches
 from clustermeshd.selector import Selector, SelectorError
 
 LOCAL = "local"
@@ -101,19 +102,32 @@ class Count:
 
 @dataclass(slots=True)
 class ClusterFacts:
-    """Services of one cluster by namespace, and slices by the Service they belong to."""
+    """Services of one cluster by namespace, and slices by the Service they belong to; ``cluster`` is "" for ours."""
 
+    cluster: str = ""
     services: dict[str, list[objects.Service]] = field(default_factory=dict)
     slices: dict[Key, list[objects.EndpointSlice]] = field(default_factory=dict)
     ours: dict[Key, list[objects.EndpointSlice]] = field(default_factory=dict)  # those that federation wrote
+    _index: dict[str, Matches[str, int]] = field(default_factory=dict)
+
+    def backing(self, selector: Selector, namespace: str) -> list[objects.Service]:
+        """Services that back a federated one of a namespace, by name."""
+        members = self.services.get(namespace, [])
+        if namespace not in self._index:
+            self._index[namespace] = Matches()
+            for number, service in enumerate(members):
+                self._index[namespace].set_labels(number, federation.backing_labels(service, self.cluster))
+        index = self._index[namespace]
+        index.set_selector(str(selector), selector)
+        return sorted((members[n] for n in index.selected(str(selector))), key=lambda service: service.metadata.name)
 
 
-async def facts(client: Client, namespace: str | None) -> ClusterFacts:
+async def facts(client: Client, namespace: str | None, cluster: str = "") -> ClusterFacts:
     """What one cluster has in a namespace, or in all."""
     (services, _), (slices, _) = await asyncio.gather(
         client.list(resources.SERVICES, namespace), client.list(resources.ENDPOINT_SLICES, namespace)
     )
-    found = ClusterFacts()
+    found = ClusterFacts(cluster)
     for service in services:
         found.services.setdefault(service.metadata.namespace or "", []).append(service)
     for piece in slices:
@@ -124,16 +138,6 @@ async def facts(client: Client, namespace: str | None) -> ClusterFacts:
 
 
 # ---- backing Services
-
-
-def backing(
-    selector: Selector, cluster: ClusterFacts, name: str, service: objects.Service
-) -> Iterable[objects.Service]:
-    """Services of a cluster that back a federated one; ``name`` is "" for the local cluster."""
-    for candidate in cluster.services.get(service.metadata.namespace or "", ()):
-        labels = federation.backing_labels(candidate, name)
-        if labels is not None and selector.matches(labels):
-            yield candidate
 
 
 def ports_of(service: objects.Service, slices: Iterable[objects.EndpointSlice]) -> set[Port]:

@@ -17,7 +17,6 @@ from clustermeshd.cli.service_facts import (
     EndpointRow,
     Port,
     ServiceRow,
-    backing,
     by_cluster,
     port_text,
     ports_of,
@@ -91,14 +90,14 @@ def _clusters(
         for piece in written.get(cluster, ()):
             count.add(piece)
         known = case.there.get(cluster) if cluster else case.here
-        rows = None if known is None else tuple(_backings(case, selector, known, cluster))
+        rows = None if known is None else tuple(_backings(case, selector, known))
         yield ClusterRow(cluster or LOCAL, rows, count.ready, count.not_ready)
 
 
-def _backings(case: _Case, selector: Selector | None, known: ClusterFacts, cluster: str) -> Iterator[BackingRow]:
+def _backings(case: _Case, selector: Selector | None, known: ClusterFacts) -> Iterator[BackingRow]:
     if selector is None:
         return
-    for found in sorted(backing(selector, known, cluster, case.service), key=lambda s: s.metadata.name):
+    for found in known.backing(selector, case.key[0]):
         slices = known.slices.get((found.metadata.namespace or "", found.metadata.name), ())
         count = Count()
         for piece in slices:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+import msgspec
+
 from clustermeshd.cli import session
 from clustermeshd.cli.output import is_well, problem_lines, table
 from clustermeshd.cli.service_facts import LOCAL, ClusterFacts, NotAsked, ServiceRow, Services, facts
@@ -16,7 +18,7 @@ from clustermeshd.cli.service_rows import row
 from clustermeshd.kube import objects, resources
 from clustermeshd.kube.client import Client
 from clustermeshd.model import names
-from clustermeshd.plan import federation
+from clustermeshd.plan import federation, imports
 from clustermeshd.runtime.logs import escape
 
 
@@ -31,8 +33,8 @@ async def read(
 ) -> Services:
     """Federated Services of a namespace or of all; only ``name`` if it is given. ``remote`` asks the peers too."""
 
-    async def question(peer_client: Client, _: objects.RemoteClusterConfiguration) -> ClusterFacts:
-        return await facts(peer_client, namespace)
+    async def question(peer_client: Client, peer: objects.RemoteClusterConfiguration) -> ClusterFacts:
+        return await _admitted(peer_client, peer, await facts(peer_client, namespace, peer.metadata.name))
 
     asked = session.ask(client, peers, question, timeout_s=timeout_s) if remote else _nobody()
     here, truncated, answers = await asyncio.gather(facts(client, namespace), _truncated(client, namespace), asked)
@@ -53,6 +55,25 @@ async def read(
         services=tuple(rows),
         not_asked=tuple(NotAsked(answer.peer, str(answer.error)) for answer in answers if answer.error is not None),
     )
+
+
+async def _admitted(client: Client, peer: objects.RemoteClusterConfiguration, found: ClusterFacts) -> ClusterFacts:
+    """A peer's Services as its ``spec.import`` lets them count."""
+    rules = imports.service_rules(peer.spec.import_)
+    labels: dict[str, dict[str, str]] = {}
+    if rules.selector is not None:
+        labels = {thing.metadata.name: thing.labels for thing in (await client.list(resources.NAMESPACES))[0]}
+    services = {
+        namespace: [_visible(service, rules) for service in members]
+        for namespace, members in found.services.items()
+        if rules.admits(namespace, labels.get(namespace))
+    }
+    return ClusterFacts(found.cluster, services, found.slices, found.ours)
+
+
+def _visible(service: objects.Service, rules: imports.ServiceRules) -> objects.Service:
+    meta = msgspec.structs.replace(service.metadata, labels=dict(rules.visible(service.labels)))
+    return msgspec.structs.replace(service, metadata=meta)
 
 
 async def _nobody() -> list[session.Answer[ClusterFacts]]:
