@@ -5,7 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from ansible_collections.clustermesh.core.plugins.module_utils import _policies, _policy_drift, _policy_plan
+from ansible_collections.clustermesh.core.plugins.module_utils import (
+    _policies,
+    _policy_drift,
+    _policy_plan,
+    _policy_report,
+)
 from ansible_collections.clustermesh.core.plugins.module_utils._policies import BadPolicy
 from ansible_collections.clustermesh.core.plugins.module_utils._policy_rewrite import Rewrite
 
@@ -198,3 +203,21 @@ def test_lists_of_kubectl_are_taken_apart_and_other_kinds_refused():
     policies, (refusal,) = _policies.from_definitions([made])
     assert [p.name for p in policies] == ["a"]
     assert "Secret" in refusal
+
+
+def test_a_source_is_reached_as_the_inventory_says_and_an_unknown_one_is_named():
+    hosts = {"paris": {"mesh_kubeconfig": "p.kubeconfig", "mesh_context": ""}, "oslo": {}}
+    sets = [{"name": "a", "source": "paris"}, {"name": "b", "files": ["x.yml"]}]
+    assert _policy_report.sources(sets, hosts) == {"paris": {"kubeconfig": "p.kubeconfig"}}
+    with pytest.raises(_policy_report.UnknownSource, match="policy set c: source is rome"):
+        _policy_report.sources([{"name": "c", "source": "rome"}], hosts)
+
+
+def test_drift_is_told_in_one_line_a_field():
+    field = {"path": "spec.order", "want": 5, "have": None, "manager": "", "time": ""}
+    row = {"kind": "Tier", "namespace": "", "name": "security", "action": "update", "reason": "", "drift": [field]}
+    kept = {**row, "name": "kept", "action": "keep", "drift": []}
+    assert list(_policy_report.lines({"objects": [row, kept]})) == [
+        "Tier security: update",
+        "Tier security: spec.order is absent, not 5; who changed it is not recorded",
+    ]
