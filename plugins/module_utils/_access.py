@@ -17,6 +17,8 @@ CONTROLLER = "clustermesh-controller"
 AGENT = "clustermesh-agent"
 CALICO = ("ipamblocks", "ippools", "hostendpoints", "networksets")
 READ = ("get", "list", "watch")
+WATCH = ("list", "watch")
+OWN = ("list", "watch", "create", "patch", "delete")  # a patch is a server-side apply
 ACCOUNT = "kubernetes.io/service-account.name"
 
 
@@ -30,23 +32,23 @@ REMOTE_RULES = [
     _rule(["crd.projectcalico.org", "projectcalico.org"], CALICO, READ),
 ]
 CONTROLLER_RULES = [
-    _rule([""], ["nodes", "namespaces", "pods", "services"], READ),
-    _rule([""], ["endpoints"], [*READ, "create", "update", "patch", "delete"]),
-    _rule(["discovery.k8s.io"], ["endpointslices"], [*READ, "create", "update", "patch", "delete"]),
-    _rule(["networking.k8s.io"], ["servicecidrs"], READ),
-    _rule([""], ["services/finalizers"], ["update"]),
-    _rule(["clustermesh.io"], ["remoteclusterconfigurations"], READ),
-    _rule(["clustermesh.io"], ["remoteclusterconfigurations/status"], ["get", "patch", "update"]),
-    _rule(["clustermesh.io"], ["remoteclusterconfigurations/finalizers"], ["update"]),
-    _rule(["clustermesh.io"], ["remotenodes"], ["*"]),
-    _rule(["", "events.k8s.io"], ["events"], ["create", "patch"]),
+    _rule([""], ["nodes", "services"], WATCH),
+    _rule([""], ["namespaces"], ["get"], resourceNames=["kube-system"]),
+    _rule([""], ["endpoints"], OWN),
+    _rule(["discovery.k8s.io"], ["endpointslices"], OWN),
+    _rule(["networking.k8s.io"], ["servicecidrs"], WATCH),
+    _rule(["clustermesh.io", "projectcalico.org"], ["remoteclusterconfigurations"], WATCH),
+    _rule(["clustermesh.io"], ["remoteclusterconfigurations/status"], ["patch"]),
+    _rule(["clustermesh.io"], ["remotenodes"], OWN),
+    _rule([""], ["events"], ["create", "patch"]),
 ]
-LEASE_RULES = [_rule(["coordination.k8s.io"], ["leases"], [*READ, "create", "update", "patch"])]
+LEASE_RULES = [_rule(["coordination.k8s.io"], ["leases"], ["get", "create", "update"])]
 AGENT_RULES = [
-    _rule([""], ["nodes", "namespaces"], READ),
-    _rule(["clustermesh.io"], ["remotenodes", "meshnodes"], READ),
-    _rule(["clustermesh.io"], ["meshnodes"], ["create", "update", "patch"]),
-    _rule(["clustermesh.io"], ["meshnodes/status"], ["patch", "update"]),
+    _rule([""], ["nodes"], WATCH),
+    _rule([""], ["namespaces"], ["get"], resourceNames=["kube-system"]),
+    _rule(["clustermesh.io"], ["remotenodes"], WATCH),
+    _rule(["clustermesh.io"], ["meshnodes"], ["create", "patch"]),
+    _rule(["clustermesh.io"], ["meshnodes/status"], ["patch"]),
 ]
 
 
