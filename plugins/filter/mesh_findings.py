@@ -8,13 +8,24 @@ name: mesh_findings
 short_description: What stands against meshing clusters
 version_added: 0.1.0
 author: The Clustermesh authors (@clustermesh)
-description: Looks at each cluster and at every pair, for ids and address ranges that clash.
+description: Looks at each cluster, at every pair, for ids and address ranges that clash, and at nodes.
 options:
   _input:
     description: Facts of clusters, RV(clustermesh.core.preflight_info#module:facts) of each.
     type: list
     elements: dict
     required: true
+  nodes:
+    description:
+      - Results of nodes, each a dictionary of C(name), C(node) (result of M(clustermesh.core.node_preflight_info)) and C(probe)
+        (result of M(clustermesh.core.underlay_probe_info)) with the names of its targets in C(targets) by address.
+    type: list
+    elements: dict
+    default: []
+  port:
+    description: UDP port of the overlay.
+    type: int
+    default: 4790
 """
 
 EXAMPLES = r"""
@@ -30,7 +41,18 @@ _value:
   elements: dict
 """
 
-from ansible_collections.clustermesh.core.plugins.module_utils import _preflight
+from ansible_collections.clustermesh.core.plugins.module_utils import _node, _preflight
+
+
+def mesh_findings(clusters, nodes=(), port=4790):
+    """The filter."""
+    found = list(_preflight.findings(clusters))
+    for item in nodes:
+        found += (item.get("node") or {}).get("findings") or []
+        silent = (item.get("probe") or {}).get("silent") or ()
+        found += _node.unreachable(item["name"], [item["targets"].get(address, address) for address in silent], port)
+    facts = {item["name"]: (item.get("node") or {}).get("facts") or {} for item in nodes}
+    return found + _node.unequal_mtus({name: fact.get("mtu") or 0 for name, fact in facts.items()})
 
 
 class FilterModule:
@@ -38,4 +60,4 @@ class FilterModule:
 
     def filters(self):
         """By name."""
-        return {"mesh_findings": _preflight.findings}
+        return {"mesh_findings": mesh_findings}

@@ -63,12 +63,16 @@ def peer_specs(pairs, cluster, hosts, overlay="Enabled"):
         for pair in pairs
         if cluster in (pair["a"], pair["b"])
     }
-    return [_peer_spec(name, hosts[name], of_pair[name] or overlay) for name in peers_of(pairs, cluster)]
+    others = (hosts[cluster].get("mesh_access_others_result") or {}).get("results") or ()
+    outside = {result["item"]["name"]: result.get("kubeconfig") for result in others}
+    return [
+        _peer_spec(name, hosts[name], of_pair[name] or overlay, outside.get(name)) for name in peers_of(pairs, cluster)
+    ]
 
 
-def _peer_spec(name, host, overlay):
+def _peer_spec(name, host, overlay, kubeconfig=None):
     spec = {"name": name, "overlay": overlay}
-    kubeconfig = (host.get("mesh_access_result") or {}).get("kubeconfig")
+    kubeconfig = (host.get("mesh_access_result") or {}).get("kubeconfig") or kubeconfig
     if kubeconfig:
         spec["kubeconfig"] = kubeconfig
     known = (host.get("mesh_preflight_result") or {}).get("facts") or {}
@@ -102,3 +106,47 @@ def waiting(peers, hosts, cluster, nodes=()):
 def _outdated(host, cluster):
     # a peer that did not get so far has not answered, which is not a yes
     return (host.get("mesh_validate_read") or {}).get("outdated", [cluster])
+
+
+def probe_targets(names, hosts, node, forks):
+    """The underlay address of a node and of those of other clusters that it is to reach: {address, targets: {address: name}}."""
+    clusters = {}
+    for name in sorted(names):
+        address = underlay_address(hosts, name)
+        if address:
+            clusters.setdefault(hosts[name]["mesh_cluster"], {})[name] = address
+    each = max(1, forks // max(1, len(clusters)))
+    sample = {c: dict(list(nodes.items())[:each]) for c, nodes in clusters.items()}
+    mine = hosts[node].get("mesh_cluster")
+    address = sample.get(mine, {}).get(node, "")
+    if len(clusters) > forks or not address:
+        return {"address": "", "targets": {}}
+    others = {a: name for c, nodes in sample.items() if c != mine for name, a in nodes.items()}
+    return {"address": address, "targets": {a: name for a, name in others.items() if (":" in a) == (":" in address)}}
+
+
+def underlay_address(hosts, name):
+    """The InternalIP of a node, as preflight of its cluster read it; empty when it is not known."""
+    host = hosts[name]
+    cluster = host.get("mesh_cluster")
+    facts = (hosts.get(cluster, {}).get("mesh_preflight_result") or {}).get("facts") or {}
+    return next(iter((facts.get("nodes") or {}).get(host.get("mesh_node_name") or name) or ()), "")
+
+
+def outside(pairs, cluster, hosts, run, overlay="Enabled"):
+    """Peers of a cluster that are not part of the run: how to reach them, and the options of their half of the pair."""
+    names = [name for name in peers_of(pairs, cluster) if name not in run]
+    return [{**_reach(name, hosts[name]), "peers": peer_specs(pairs, name, hosts, overlay)} for name in names]
+
+
+def _reach(name, host):
+    keys = {
+        "kubeconfig": "mesh_kubeconfig",
+        "context": "mesh_context",
+        "host": "mesh_api_server",
+        "api_key": "mesh_api_token",
+        "ca_cert": "mesh_ca_file",
+        "server": "mesh_server_for_peers",
+        "tls_server_name": "mesh_tls_server_name",
+    }
+    return {"name": name, **{option: host.get(variable) or "" for option, variable in keys.items()}}

@@ -1,0 +1,47 @@
+"""What must hold on a node."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.clustermesh.core.plugins.module_utils import _node
+
+GOOD = {
+    "kernel": "6.1.0",
+    "python": "3.11.2",
+    "venv": True,
+    "nftables_library": True,
+    "systemd": 252,
+    "vxlan": True,
+    "nftables": True,
+    "nexthops": True,
+    "mtu": 1500,
+    "clock_offset": 0.2,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "ids"),
+    [
+        ({}, []),
+        ({"vxlan": None, "nftables": None}, []),
+        ({"python": "3.9.2"}, ["node-python"]),
+        ({"python": "", "venv": False, "nftables_library": False}, ["node-python"]),
+        ({"venv": False}, ["node-venv"]),
+        ({"nftables_library": False}, ["node-nftables"]),
+        ({"systemd": 0}, ["node-systemd"]),
+        ({"vxlan": False}, ["node-vxlan"]),
+        ({"nexthops": False}, ["node-nexthops"]),
+        ({"mtu": 1300}, ["node-mtu"]),
+        ({"clock_offset": 30.0}, ["clock"]),
+    ],
+)
+def test_each_missing_thing_is_one_finding_that_says_what_to_do(changes, ids):
+    found = _node.findings("oslo/n1", {**GOOD, **changes}, "/usr/bin/python3")
+    assert [item["id"] for item in found] == ids
+    assert all(item["hint"] in item["text"] and "oslo/n1" in item["text"] for item in found)
+
+
+def test_different_mtus_name_a_node_of_each():
+    assert _node.unequal_mtus({"a": 1500, "b": 1500, "c": 0}) == []
+    (found,) = _node.unequal_mtus({"a": 1500, "b": 9000})
+    assert "a has 1500, b has 9000" in found["message"]
