@@ -31,6 +31,8 @@ NAMES = {
     "restart-loss": "packets lost while the agent is killed and started 50 times",
     "throughput": "TCP and small UDP packets pod to remote pod, against a bare VXLAN device",
     "agent-memory": "resident memory of the agent with 10 and 10,000 remote nodes",
+    "propagation": "remote pod ready to kube-proxy's rule, against a Service of the local cluster",
+    "churn": "100,000 remote endpoints that change: lag, CPU and writes of the controller",
     "controller-memory": "resident memory of the controller with none and 100,000 remote pods",
     "resume": "restart of the controller until in sync, against a paged list of the same objects",
     "event-to-kernel": "RemoteNode written until its route stands, against a shell loop on kubectl and ip",

@@ -68,21 +68,21 @@ class Clusters:
     def fill(self) -> None:
         """Nodes, backing Services and slices in the remotes; federated Services in the local cluster."""
         for number, api in enumerate(self.remotes):
-            _create(api, resources.NODES, (_node(self.size, number, n) for n in range(self.size.nodes())))
-            _kubectl_status(api, self.size, number)
-            _create(api, resources.SERVICES, map(_backing, range(self.size.services)))
+            create(api, resources.NODES, (_node(self.size, number, n) for n in range(self.size.nodes())))
+            _node_status(api, self.size, number)
+            create(api, resources.SERVICES, map(_backing, range(self.size.services)))
             slices = (slice_body(self.size, number, n) for n in range(self.size.services))
-            _create(api, resources.ENDPOINT_SLICES, slices)
-        _create(self.local, resources.SERVICES, map(_federated, range(self.size.services)))
+            create(api, resources.ENDPOINT_SLICES, slices)
+        create(self.local, resources.SERVICES, map(_federated, range(self.size.services)))
 
     def join(self) -> None:
         """Let the local cluster read the remote ones."""
         for number, api in enumerate(self.remotes):
             name = f"remote{number}"
             data = {"kubeconfig": b64encode(api.kubeconfig.read_bytes()).decode()}
-            _create(self.local, resources.SECRETS, [_meta(name, "default") | {"data": data}])
+            create(self.local, resources.SECRETS, [_meta(name, "default") | {"data": data}])
             spec = {"clusterAccessSecret": {"name": name, "namespace": "default"}}
-            _create(self.local, resources.REMOTE_CLUSTER_CONFIGURATIONS, [{"metadata": {"name": name}, "spec": spec}])
+            create(self.local, resources.REMOTE_CLUSTER_CONFIGURATIONS, [{"metadata": {"name": name}, "spec": spec}])
 
     def writes(self) -> int:
         """Write requests of the controller so far, by the API server's audit log."""
@@ -157,15 +157,20 @@ def environment() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def clusters(size: Size, *, controller_manager: bool = False) -> Iterator[tuple[Clusters, Path]]:
+def clusters(
+    size: Size, *, controller_manager: bool = False, flags: Mapping[str, Mapping[str, str]] | None = None
+) -> Iterator[tuple[Clusters, Path]]:
     """API servers, filled; and a directory for logs."""
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        flags = {"kube-apiserver": {"max-requests-inflight": "2000", "max-mutating-requests-inflight": "1000"}}
+        wide = {"kube-apiserver": {"max-requests-inflight": "2000", "max-mutating-requests-inflight": "1000"}}
         made = [
             stack.enter_context(
                 ControlPlane(
-                    name=name, services=(f"10.{96 + i}.0.0/16",), controller_manager=controller_manager, flags=flags
+                    name=name,
+                    services=(f"10.{96 + i}.0.0/16",),
+                    controller_manager=controller_manager,
+                    flags={**wide, **(flags or {})},
                 )
             )
             for i, name in enumerate(["local", *(f"remote{i}" for i in range(size.remotes))])
@@ -173,7 +178,7 @@ def clusters(size: Size, *, controller_manager: bool = False) -> Iterator[tuple[
         kubectl(made[0], "apply", "--server-side", "-f", str(CRDS))
         kubectl(made[0], "wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
         for api in made:
-            _create(api, resources.NAMESPACES, [{"metadata": {"name": NAMESPACE}}])
+            create(api, resources.NAMESPACES, [{"metadata": {"name": NAMESPACE}}])
         yield Clusters(made[0], made[1:], size), directory
 
 
@@ -208,7 +213,7 @@ async def many(workers: int, work: Callable[[Any], Awaitable[object]], items: It
             group.create_task(worker())
 
 
-def _create(api: ControlPlane, resource: Resource[Any], bodies: Iterable[Mapping[str, Any]]) -> None:
+def create(api: ControlPlane, resource: Resource[Any], bodies: Iterable[Mapping[str, Any]]) -> None:
     async def work() -> None:
         async with await client_of(api) as client:
 
@@ -229,7 +234,7 @@ def _node(size: Size, remote: int, number: int) -> dict[str, Any]:
     return {"metadata": {"name": f"r{remote}-{number}"}, "spec": {"podCIDR": cidr, "podCIDRs": [cidr]}}
 
 
-def _kubectl_status(api: ControlPlane, size: Size, remote: int) -> None:
+def _node_status(api: ControlPlane, size: Size, remote: int) -> None:
     """Addresses of the nodes: status is a subresource."""
 
     async def work() -> None:
@@ -281,3 +286,50 @@ def slice_body(
     ]
     ports = [{"name": "http", "port": 8080, "protocol": "TCP"}]
     return meta | {"addressType": "IPv4", "ports": ports, "endpoints": endpoints}
+
+
+def fill_selected(made: Clusters, port: int) -> None:
+    """One pod a Service in the local and in the first remote cluster, not ready, and Services that select them.
+
+    The local pods have addresses of a sixth cluster, so that no prefix overlaps.
+    """
+    size = made.size
+    for remote, api in ((0, made.remotes[0]), (5, made.local)):
+        create(api, resources.NODES, (_node(size, remote, n) for n in range(size.nodes())))
+        _node_status(api, size, remote)
+        _until_account(api)
+        create(api, resources.PODS, (_pod(remote, n) for n in range(size.services)))
+    selected = ({"selector": {"app": f"a{n}"}, "ports": [_named(port)]} for n in range(size.services))
+    create(
+        made.remotes[0],
+        resources.SERVICES,
+        (_meta(f"b{n}", labels={"app": f"a{n}"}) | {"spec": spec} for n, spec in enumerate(selected)),
+    )
+    create(made.local, resources.SERVICES, map(_federated, range(size.services)))
+
+
+def _named(port: int) -> dict[str, Any]:
+    return {"name": "http", "port": 80, "targetPort": port, "protocol": "TCP"}
+
+
+def _pod(remote: int, number: int) -> dict[str, Any]:
+    return _meta(f"p{number}", labels={"app": f"a{number}"}) | {
+        "spec": {
+            "nodeName": f"r{remote}-{number // _PER_NODE}",
+            "automountServiceAccountToken": False,
+            "containers": [{"name": "c", "image": "none"}],
+        }
+    }
+
+
+def _until_account(api: ControlPlane) -> None:
+    """Pods are refused before the controller manager has made the namespace's account."""
+    deadline = time.monotonic() + 60
+    while subprocess.run(
+        [*program("kubectl"), f"--kubeconfig={api.kubeconfig}", "get", "serviceaccount", "default", "-n", NAMESPACE],
+        capture_output=True,
+        check=False,
+    ).returncode:
+        if time.monotonic() > deadline:
+            raise BenchError("no default ServiceAccount after 60 s")
+        time.sleep(0.2)
