@@ -11,6 +11,7 @@ from clustermeshd.kube import resources
 from clustermeshd.kube.writer import Writer
 from clustermeshd.model import names
 from clustermeshd.model.addresses import Address, Prefix, point_of
+from clustermeshd.model.errors import Refused
 from clustermeshd.plan import remotenodes
 from clustermeshd.plan.remotenodes import PeerNodes, PeerPlan
 
@@ -37,15 +38,24 @@ class NodeMirror:
         return any(prefix.holds(point) for prefix in self.admitted(peer))
 
     async def reconcile(self) -> None:
-        """Writes what differs; removes what no peer has, of peers that are gone or have listed completely."""
+        """Writes what differs; removes what no peer has, of peers that are gone or have listed completely.
+
+        A node that our API server refuses stops no other one: the first Refused is raised after all were written.
+        """
         store = self._local.remote_nodes.store
         self.plans = remotenodes.plan(self._local.networks(), [self._facts(peer) for peer in self._peers.values()])
         desired = {name: node for plan in self.plans.values() for name, node in plan.nodes.items()}
+        refused: Refused | None = None
         for name, node in desired.items():
-            await self._writer.ensure(resources.REMOTE_NODES, node, actual=store.get(name))
+            try:
+                await self._writer.ensure(resources.REMOTE_NODES, node, actual=store.get(name))
+            except Refused as error:
+                refused = refused or error
         for name in [name for name in store if name not in desired]:
             _LOG.info("removing RemoteNode %s", name)
             await self._writer.remove(resources.REMOTE_NODES, store[name])
+        if refused is not None:
+            raise refused
 
     def _facts(self, peer: Peer) -> PeerNodes:
         connection = peer.connection
