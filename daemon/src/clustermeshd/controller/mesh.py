@@ -163,7 +163,12 @@ class Mesh:
 
     async def _reconcile_nodes(self) -> None:
         connections = {name: peer.connection for name, peer in self.peers.items()}
-        await self._nodes.reconcile()
+        try:
+            await self._nodes.reconcile()
+        finally:
+            self._put_in_force(connections)  # whether or not every node could be written
+
+    def _put_in_force(self, connections: dict[str, Connection | None]) -> None:
         node_names = frozenset(self._local.nodes.store)
         if node_names != self._node_names:
             self._node_names = node_names
