@@ -19,6 +19,7 @@ from clustermeshd.kube.client import Client
 from clustermeshd.kube.errors import NotFound
 from clustermeshd.model import names
 from clustermeshd.runtime.notify import Notifier
+from prometheus_client.exposition import generate_latest
 
 NS = "shop"
 
@@ -187,3 +188,8 @@ async def admin(api: ControlPlane):
     """A client that may do everything."""
     async with Client(await from_file(api.kubeconfig), user_agent="admin") as client:
         yield client
+
+
+def exposition(metrics: Metrics) -> str:
+    """The metrics as they are scraped."""
+    return generate_latest(metrics.registry).decode()

@@ -15,6 +15,7 @@ from clustermeshd.kube.resources import Resource
 from clustermeshd.model import names
 from clustermeshd.model.addresses import parse_address, parse_network
 from clustermeshd.plan.admission import LocalNetworks
+from clustermeshd.plan.configurations import from_calico, merged
 
 _OURS = f"{names.MANAGED_BY}={names.MANAGER}"
 
@@ -43,6 +44,12 @@ class LocalFacts:
         self.written = WrittenSlices(output_changed)
         self.configurations: Informer[objects.RemoteClusterConfiguration] = Informer(
             client, resources.REMOTE_CLUSTER_CONFIGURATIONS, on_change=lambda _: configurations_changed()
+        )
+        self.calico_configurations: Informer[objects.RemoteClusterConfiguration] = Informer(
+            client,
+            _converted(resources.CALICO_REMOTE_CLUSTER_CONFIGURATIONS),
+            on_change=lambda _: configurations_changed(),
+            keep=from_calico,
         )
         self.nodes: Informer[objects.Node] = Informer(client, resources.NODES, on_change=_relevant(nodes_changed))
         self.service_cidrs: Informer[objects.ServiceCIDR] = Informer(
@@ -79,6 +86,7 @@ class LocalFacts:
     def informers(self) -> tuple[Informer[objects.Object], ...]:
         return (  # type: ignore[return-value]
             self.configurations,
+            self.calico_configurations,
             self.nodes,
             self.service_cidrs,
             self.remote_nodes,
@@ -87,6 +95,14 @@ class LocalFacts:
             self.written_informer,
             self.endpoints,
         )
+
+    def peers(self) -> dict[str, objects.RemoteClusterConfiguration]:
+        """Configurations of both groups, by name."""
+        return merged(self.configurations.store, self.calico_configurations.store)
+
+    def shadowed(self) -> list[objects.RemoteClusterConfiguration]:
+        """Calico's configurations that do not count, since ours has the name."""
+        return [c for name, c in self.calico_configurations.store.items() if name in self.configurations.store]
 
     async def wait_synced(self) -> None:
         for informer in self.informers:
@@ -108,6 +124,11 @@ class LocalFacts:
             if a is not None
         ]
         return LocalNetworks(_sorted(pods), _sorted(services), tuple(sorted(addresses, key=str)))
+
+
+def _converted(resource: Resource[Any]) -> Resource[objects.RemoteClusterConfiguration]:
+    """A kind that is decoded as what it is and kept in our terms."""
+    return resource
 
 
 def _summed(resource: Resource[Any]) -> Resource[Written]:

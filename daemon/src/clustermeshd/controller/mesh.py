@@ -98,6 +98,7 @@ class Mesh:
             for informer in self._local.informers:
                 group.create_task(informer.run())
             await self._local.configurations.wait_synced()
+            await self._local.calico_configurations.wait_synced()
             self._follow_configurations(group)  # peers are read while our own cluster still is
             await self._local.wait_synced()
             await self._loop(group)
@@ -156,8 +157,10 @@ class Mesh:
             if self._dirty_nodes:
                 self._dirty_nodes = False
                 await self._try("nodes", self._reconcile_nodes, self._nodes_changed)
-            for name, configuration in list(self._local.configurations.store.items()):
+            for name, configuration in self._local.peers().items():
                 await self._try_status(name, configuration)
+            for configuration in self._local.shadowed():
+                await self._status.shadowed(configuration)
             self._last_turn = time.monotonic()
             self._notifier.status(self._summary())
 
@@ -199,7 +202,7 @@ class Mesh:
 
     def _follow_configurations(self, group: asyncio.TaskGroup) -> None:
         """Starts, updates and ends peers as their configurations come and go."""
-        wanted = self._local.configurations.store
+        wanted = self._local.peers()
         for name in [n for n, peer in self.peers.items() if not _same(peer, wanted.get(n))]:
             _LOG.info("Closing syncer for RemoteClusterConfiguration(%s)", name)
             self.peers.pop(name)
@@ -259,5 +262,6 @@ def _same(peer: Peer, configuration: objects.RemoteClusterConfiguration | None) 
         configuration is not None
         and configuration.metadata.deletion_timestamp is None
         and configuration.metadata.uid == peer.configuration.metadata.uid
+        and configuration.refused_fields == peer.configuration.refused_fields
         and configuration.spec.cluster_access_secret == peer.configuration.spec.cluster_access_secret
     )

@@ -19,6 +19,7 @@ from clustermeshd.kube.access import from_secret
 from clustermeshd.kube.client import Client
 from clustermeshd.kube.informer import Informer
 from clustermeshd.model.errors import MeshError, Refused
+from clustermeshd.plan.configurations import check
 from clustermeshd.plan.imports import service_rules
 
 _LOG = logging.getLogger(__name__)
@@ -97,16 +98,13 @@ class Peer:
 
     async def run(self) -> None:
         """Follows the Secret until cancelled."""
-        reference = self.configuration.spec.cluster_access_secret
-        if reference is None or not reference.name or not reference.namespace:
-            self._problem = Refused(
-                "SecretNotNamed",
-                "spec.clusterAccessSecret is empty",
-                where=f"RemoteClusterConfiguration {self.name}",
-                fix="name the Secret that holds the remote kubeconfig",
-            )
+        try:
+            check(self.configuration)
+        except Refused as error:
+            self._problem = error
             self._status_changed(self.name)
             return
+        reference = self.configuration.spec.cluster_access_secret or objects.ClusterAccessSecret()
         secrets: Informer[objects.Secret] = Informer(
             self._client,
             resources.SECRETS,

@@ -61,6 +61,8 @@ class StatusWriter:
         if facts.error is None and not facts.synced and configuration.status.conditions:
             return  # a controller that has just started knows nothing yet; what the last one knew stands
         await self._warn(configuration, facts)
+        if configuration.api_version != names.API_VERSION:
+            return  # Calico's kind has no status
         wanted = peerstatus.status(configuration, facts, time=_now())
         if wanted == configuration.status:
             return
@@ -84,7 +86,12 @@ class StatusWriter:
         if isinstance(facts.error, Refused):
             told[facts.error.reason] = str(facts.error)
         for reason, message in told.items():
-            await self._events.warn(configuration, names.API_VERSION, _KIND, reason, message)
+            await self._events.warn(configuration, configuration.api_version, _KIND, reason, message)
+
+    async def shadowed(self, configuration: objects.RemoteClusterConfiguration) -> None:
+        """Tells that a configuration of Calico's does not count."""
+        message = f"{names.API_VERSION} has a {_KIND} of this name, which counts in place of this one"
+        await self._events.warn(configuration, configuration.api_version, _KIND, "NameTaken", message)
 
     def _facts(self, peer: Peer) -> PeerFacts:
         connection, newest = peer.connection, peer.credentials

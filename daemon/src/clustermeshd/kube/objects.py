@@ -10,6 +10,8 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from clustermeshd.model import names
+
 
 class Struct(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
     """Base of all: immutable, camelCase on the wire, absent fields take their default."""
@@ -228,6 +230,12 @@ class IPAMBlock(Object, frozen=True):
     spec: IPAMBlockSpec = IPAMBlockSpec()
 
 
+class CalicoRemoteClusterConfiguration(Object, frozen=True):
+    """As Calico Enterprise has it: no status, and many ways to connect of which the Secret is one."""
+
+    spec: dict[str, Any] | None = None
+
+
 # ---- clustermesh.io/v1alpha1 (CRDs: roles/mesh_crds/files)
 
 
@@ -306,6 +314,10 @@ class RemoteClusterConfigurationStatus(Struct, frozen=True):
 
 
 class RemoteClusterConfiguration(Object, frozen=True):
+    """Ours, or Calico's of the same kind; ``refused_fields`` are those of Calico's that name other ways to connect."""
+
+    api_version: str = names.API_VERSION
+    refused_fields: tuple[str, ...] = ()
     spec: RemoteClusterConfigurationSpec = RemoteClusterConfigurationSpec()
     status: RemoteClusterConfigurationStatus = RemoteClusterConfigurationStatus()
 

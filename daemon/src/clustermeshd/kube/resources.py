@@ -61,6 +61,14 @@ REMOTE_CLUSTER_CONFIGURATIONS: Final = Resource(
     objects.RemoteClusterConfiguration,
     namespaced=False,
 )
+CALICO_REMOTE_CLUSTER_CONFIGURATIONS: Final = Resource(
+    "projectcalico.org",
+    "v3",
+    "remoteclusterconfigurations",
+    "RemoteClusterConfiguration",
+    objects.CalicoRemoteClusterConfiguration,
+    namespaced=False,
+)
 REMOTE_NODES: Final = Resource(
     names.GROUP, names.VERSION, "remotenodes", "RemoteNode", objects.RemoteNode, namespaced=False
 )

@@ -259,7 +259,7 @@ def remote_node_name(cluster: str, node: str) -> str:
 def owned_by(owner: objects.RemoteClusterConfiguration) -> objects.OwnerReference:
     """Reference by which the garbage collector removes what a deleted configuration leaves, even without us."""
     return objects.OwnerReference(
-        api_version=names.API_VERSION,
+        api_version=owner.api_version,
         kind="RemoteClusterConfiguration",
         name=owner.metadata.name,
         uid=owner.metadata.uid,
