@@ -102,6 +102,118 @@ def test_a_federated_service_lists_and_reaches_every_backend(meshed: Lab, cluste
     assert set(counts) == answering
 
 
+def test_kubectl_get_endpoints_shows_the_picture_of_the_bookinfo_example(meshed: Lab):
+    """Three endpoints for the federated reviews, two for reviews-23 of west, one rating for both: the seed."""
+    shown = {name: endpoint_lines(cluster) for name, cluster in meshed.clusters.items()}
+    reviews, ratings = scenario.expected(meshed, "reviews"), scenario.expected(meshed, "ratings")
+    assert (len(reviews), len(ratings)) == (3, 1)
+    assert shown["east"]["reviews"] == shown["west"]["reviews"] == reviews
+    assert shown["east"]["ratings"] == shown["west"]["ratings"] == ratings
+    assert shown["west"]["reviews-23"] == scenario.expected_in(meshed.clusters["west"], "reviews")
+    assert shown["east"]["reviews-1"] == scenario.expected_in(meshed.clusters["east"], "reviews")
+
+
+def endpoint_lines(cluster: LabCluster) -> dict[str, set[str]]:
+    """Addresses by name as ``kubectl get endpoints`` prints them."""
+    _, *lines = scenario.endpoints_table(cluster).splitlines()
+    return {line.split()[0]: set(re.findall(r"\d+\.\d+\.\d+\.\d+", line.split()[1])) for line in lines}
+
+
+def federate(cluster: LabCluster, name: str, spec: dict, **annotations: str) -> None:
+    """A Service over every reviews backend of the mesh."""
+    marks = {"federation.tigera.io/serviceSelector": 'app == "reviews"', **annotations}
+    body = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": scenario.NAMESPACE, "annotations": marks},
+        "spec": {"ports": [{"name": "http", "port": probes.PORT, "protocol": "TCP"}], **spec},
+    }
+    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+
+
+def backends(lab: Lab, cluster: str, host: str, client: probes.Pod, tries: int = 16) -> set[str]:
+    """Names of the pods that answer a client."""
+    return set(probes.dial(lab.clusters[cluster], client, f"{host}.{scenario.NAMESPACE}", "hostname", tries))
+
+
+def names_of(cluster: LabCluster) -> set[str]:
+    return {pod.name for pod in probes.pods(cluster, "app=reviews")}
+
+
+def test_a_headless_federated_service_resolves_to_every_endpoint_of_the_mesh(meshed: Lab):
+    east = meshed.clusters["east"]
+    federate(east, "reviews-headless", {"clusterIP": "None"})
+    name = f"reviews-headless.{scenario.NAMESPACE}.svc.cluster.local"
+    scenario.until("DNS", lambda: resolved(east, name) == scenario.expected(meshed, "reviews"), 40, 0.5)
+
+
+def resolved(cluster: LabCluster, name: str) -> set[str]:
+    """A records that the cluster's DNS gives for a name."""
+    (dns,) = [s["spec"]["clusterIP"] for s in get(cluster, "services", "-n", "kube-system") if has_dns_port(s)]
+    node = next(iter(cluster.nodes.values()))
+    done = node.exec(["python3", "-c", RESOLVE, dns, name], check=False)
+    return set(done.stdout.split())
+
+
+def has_dns_port(service: dict) -> bool:
+    return any(port["port"] == 53 and port["protocol"] == "UDP" for port in service["spec"]["ports"])
+
+
+RESOLVE = """
+import socket, struct, sys
+server, name = sys.argv[1:]
+labels = b"".join(bytes([len(part)]) + part.encode() for part in name.split("."))
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+    asking.settimeout(3)
+    asking.sendto(struct.pack(">6H", 7, 0x100, 1, 0, 0, 0) + labels + struct.pack(">BHH", 0, 1, 1), (server, 53))
+    answer = asking.recv(4096)
+at, count = 12 + len(labels) + 5, struct.unpack_from(">H", answer, 6)[0]
+for _ in range(count):
+    while answer[at] and answer[at] < 192:
+        at += answer[at] + 1
+    at += 2 if answer[at] else 1
+    kind, _, _, length = struct.unpack_from(">HHIH", answer, at)
+    at += 10
+    if kind == 1:
+        print(socket.inet_ntoa(answer[at:at + length]))
+    at += length
+"""
+
+
+def test_session_affinity_keeps_a_client_at_one_backend_of_whatever_cluster(meshed: Lab):
+    east = meshed.clusters["east"]
+    (client, *_) = probes.pods(east, "app=productpage")
+    federate(east, "reviews-sticky", {"sessionAffinity": "ClientIP"})
+    scenario.until("answer", lambda: bool(backends(meshed, "east", "reviews-sticky", client, 1)), 30)
+    assert len(backends(meshed, "east", "reviews-sticky", client, 20)) == 1
+    assert len(backends(meshed, "east", "reviews", client, 40)) == 3
+
+
+def test_internal_traffic_policy_local_never_takes_a_remote_endpoint_for_one_of_this_node(meshed: Lab):
+    east = meshed.clusters["east"]
+    federate(east, "reviews-here", {"internalTrafficPolicy": "Local"})
+    scenario.until("listed", lambda: scenario.addresses(east, "reviews-here") == scenario.expected(meshed, "reviews"))
+    time.sleep(2)  # kube-proxy: that nothing answers must not be because nothing is programmed yet
+    local = probes.pods(east, "app=reviews")
+    for client in probes.pods(east, "app=productpage"):
+        here = {pod.name for pod in local if pod.node == client.node}
+        assert backends(meshed, "east", "reviews-here", client, 8) == here
+
+
+def test_affinity_prefers_local_backends_and_falls_back_to_remote_ones(meshed: Lab):
+    east = meshed.clusters["east"]
+    (client, *_) = probes.pods(east, "app=productpage")
+    federate(east, "reviews-near", {}, **{"clustermesh.io/affinity": "local"})
+    scenario.until("near", lambda: backends(meshed, "east", "reviews-near", client) == names_of(east), 30)
+    remote = names_of(meshed.clusters["west"])
+    scenario.scale(meshed, "east", "reviews-v1", 0)
+    scenario.until("far", lambda: backends(meshed, "east", "reviews-near", client) == remote, 60)
+    scenario.scale(meshed, "east", "reviews-v1", 1)
+    scenario.until(
+        "near again", lambda: backends(meshed, "east", "reviews-near", client) == names_of(east) != set(), 60
+    )
+
+
 def test_a_remote_backend_scaled_up_and_down_is_followed(meshed: Lab):
     east = meshed.clusters["east"]
     for replicas in (3, 1):
