@@ -6,7 +6,7 @@ import base64
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -226,13 +226,16 @@ class World:
         for name in names:
             self.east.put(secret(name, self.kubeconfig(name)), rcc(name, **spec))
 
-    def start(self, *flags: str, identity: str = "", **environment: str) -> Controller:
+    def start(
+        self, *flags: str, identity: str = "", groups: Sequence[str] = ("system:masters",), **environment: str
+    ) -> Controller:
         """A controller, by default one that leads without election, as a user of its own."""
         identity = identity or f"controller-{len(self.controllers)}"
-        kubeconfig = self.east.plane.client(identity, ["system:masters"])
+        kubeconfig = self.east.plane.client(identity, groups)
         flags = flags or ("--no-leader-election",)
         made = Controller(self.directory, kubeconfig, identity, *flags, **environment)
         self.controllers.append(made)
+        until(lambda: "started as" in made.log, 60, "it did not start")
         return made
 
     # ---- what is, and what must be
@@ -254,7 +257,7 @@ class World:
         found = [n for n in self.east.all("RemoteNode") if n["metadata"].get("labels", {}).get(FROM)]
         return {n["metadata"]["name"]: set(n["spec"].get("podCIDRs") or ()) for n in found}
 
-    def settle(self, timeout_s: float = 10) -> float:
+    def settle(self, timeout_s: float = 30) -> float:
         """I6: seconds until everything of ours is what the model says, each endpoint once."""
         local, peers = self.east.snapshot(), self.joined()
         must, must_nodes = sorted(wanted(local, peers)), wanted_nodes(local, peers)

@@ -95,7 +95,7 @@ class Informer(Generic[T]):
         keep: Callable[[Any], T] | None = None,
         limits: Limits = Limits(),  # immutable
         clock: Callable[[], float] = time.monotonic,
-        max_backoff_s: float = 20.0,
+        max_backoff_s: float = 8.0,
         gone_after_s: float = 60.0,
     ) -> None:
         self.resource = resource

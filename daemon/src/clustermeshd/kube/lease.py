@@ -52,9 +52,9 @@ class Elector:
         name: str,
         namespace: str,
         identity: str,
-        lease_duration_s: float = 15,
-        renew_deadline_s: float = 10,
-        retry_period_s: float = 2,
+        lease_duration_s: float = 10,
+        renew_deadline_s: float = 7,
+        retry_period_s: float = 1.5,
         clock: Callable[[], float] = _boot_clock,
     ) -> None:
         if not retry_period_s < renew_deadline_s < lease_duration_s:
