@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
+from clustermesh_lab.build import program
+from clustermeshd.controller.mesh import Mesh
+from clustermeshd.controller.metrics import Metrics
 from clustermeshd.kube.access import from_file
 from clustermeshd.kube.client import Client
+from clustermeshd.model import names
+from clustermeshd.runtime.notify import Notifier
 
 from tests.integration_modules.test_modules import auth
 
@@ -100,3 +108,99 @@ async def test_the_accounts_have_exactly_the_rights_of_the_table(ansible, paris,
             assert by_resource(found) == expected[SYSTEM], f"{account} in {SYSTEM}"
             # what is allowed in every namespace is allowed in this one
             assert by_resource(await rights(client, account, "", found)) == expected["cluster"], account
+
+
+SECRET = {
+    "apiVersion": "v1",
+    "kind": "Secret",
+    "metadata": {"name": "oslo", "namespace": SYSTEM},
+}
+READER = {
+    "apiVersion": "rbac.authorization.k8s.io/v1",
+    "kind": "Role",
+    "metadata": {"name": "oslo", "namespace": SYSTEM},
+    "rules": [{"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["oslo"], "verbs": ["list", "watch"]}],
+}
+BINDING = {
+    "apiVersion": "rbac.authorization.k8s.io/v1",
+    "kind": "RoleBinding",
+    "metadata": {"name": "oslo", "namespace": SYSTEM},
+    "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "oslo"},
+    "subjects": [{"kind": "ServiceAccount", "name": "clustermesh-controller", "namespace": SYSTEM}],
+}
+PEER = {
+    "apiVersion": "clustermesh.io/v1alpha1",
+    "kind": "RemoteClusterConfiguration",
+    "metadata": {"name": "oslo"},
+    "spec": {"clusterAccessSecret": {"name": "oslo", "namespace": SYSTEM}, "import": {"namespaceSelector": "bad ="}},
+}
+
+
+async def test_the_controller_is_never_told_that_it_may_not(ansible, paris, oslo, crds):
+    """Mirrors a node, federates a Service, writes status and an Event, forgets the peer: nothing of it is a 403."""
+    account = f"system:serviceaccount:{SYSTEM}:clustermesh-controller"
+    as_account = paris.client(account, ["system:serviceaccounts", f"system:serviceaccounts:{SYSTEM}"])
+    ansible.run("manifests", auth(paris) | {"files": crds})
+    ansible.run("daemon_access", auth(paris))
+    secret = SECRET | {"stringData": {"kubeconfig": oslo.kubeconfig.read_text()}}
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": "all",
+            "namespace": "default",
+            "annotations": {names.SERVICE_SELECTOR: "all()"},
+        },
+        "spec": {"ports": [{"port": 80}]},
+    }
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}, "spec": {"podCIDR": "10.9.0.0/24"}}
+    address = {"status": {"addresses": [{"type": "InternalIP", "address": "192.168.9.1"}]}}
+    backing = {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": "web-1", "namespace": "default", "labels": {names.SERVICE_NAME: "web"}},
+        "addressType": "IPv4",
+        "ports": [{"port": 80}],
+        "endpoints": [{"addresses": ["10.1.0.5"]}],
+    }
+    web = service | {"metadata": {"name": "web", "namespace": "default"}}
+    kubectl(paris, secret, READER, BINDING, PEER, service, web, backing)
+    kubectl(oslo, node | {"spec": {"podCIDR": "10.9.0.0/24", "podCIDRs": ["10.9.0.0/24"]}})
+    kubectl(oslo, node | address, subresource="status")
+    async with Client(await from_file(as_account), user_agent="clustermeshd") as client:
+        mesh = Mesh(client, user_agent="test", metrics=Metrics(), notifier=Notifier({}), fence=lambda: None)
+        task = asyncio.create_task(mesh.run())
+        try:
+            await until(lambda: written(paris, account), {"remotenodes", "remoteclusterconfigurations", "events"})
+            kubectl(paris, PEER | {"spec": {"clusterAccessSecret": {"name": "oslo", "namespace": SYSTEM}}})
+            await until(lambda: written(paris, account), {"endpointslices", "endpoints"})
+            kubectl(paris, PEER, verb="delete")
+            await until(lambda: {e["verb"] for e in requests(paris, account)}, {"delete"})
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+    assert [e["requestURI"] for e in requests(paris, account) if e["responseStatus"]["code"] == 403] == []
+
+
+def requests(plane, account: str) -> list[dict]:
+    events = (json.loads(line) for line in plane.audit_log.read_text().splitlines())
+    return [e for e in events if e["user"]["username"] == account and e["stage"] == "ResponseComplete"]
+
+
+def written(plane, account: str) -> set[str]:
+    """Resources that the account wrote."""
+    return {e["objectRef"]["resource"] for e in requests(plane, account) if e["verb"] in ("create", "patch")}
+
+
+async def until(seen: Callable[[], set[str]], wanted: set[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not wanted <= (found := seen()):
+        assert time.monotonic() < deadline, f"only {found}"
+        await asyncio.sleep(0.2)
+
+
+def kubectl(plane, *documents: dict, verb: str = "apply", subresource: str = "") -> None:
+    flags = ["--server-side", "--force-conflicts"] if verb == "apply" else []
+    flags += [f"--subresource={subresource}"] if subresource else []
+    argv = [*program("kubectl"), f"--kubeconfig={plane.kubeconfig}", verb, *flags, "-f", "-"]
+    subprocess.run(argv, input=yaml.safe_dump_all(documents), check=True, capture_output=True, text=True)
