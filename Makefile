@@ -45,6 +45,10 @@ test-fast: venv wheels collections ## only the tests that need no lab
 test-faults: venv ## every fault of the catalogue, the slow ones included
 	@python -m pytest -m faults
 
+test-molecule: venv wheels collections ## every Molecule scenario: join, leave, rotate, switch, upgrade, failure
+	@lab setup && lab build
+	@molecule test --all
+
 test-netpol: venv wheels collections ## Kubernetes' own network policy suite on Calico with the mesh on (about 10 minutes)
 	@lab setup && lab build e2e
 	@mkdir -p build && lab --lab netpol up calico --machines && lab --lab netpol inventory > build/inventory-netpol.yml
@@ -87,4 +91,4 @@ lock: venv ## pin requirements-dev.in into requirements-dev.txt
 clean: ## what the set-up made in this checkout (caches of the user stay)
 	@rm -rf $(VENV) collections $(WHEELS) daemon/build lab/build
 
-.PHONY: help demo demo-down test test-fast test-faults test-netpol bench lint venv wheels collections lock clean
+.PHONY: help demo demo-down test test-fast test-faults test-molecule test-netpol bench lint venv wheels collections lock clean
