@@ -22,7 +22,8 @@ class Playbooks:
             "ANSIBLE_COLLECTIONS_PATH": str(ansible_tree(directory / "collections")),
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_LOG_PATH": str(self.log),
-            "ANSIBLE_CACHE_PLUGIN_CONNECTION": str(directory / "cache"),
+            "ANSIBLE_LOCAL_TEMP": str(directory / "local"),
+            "ANSIBLE_REMOTE_TEMP": str(directory / "remote"),
         }
         self.inventory = directory / "hosts.json"
 
