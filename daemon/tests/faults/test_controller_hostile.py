@@ -105,7 +105,7 @@ def test_F26_endpoint_with_an_address_that_is_not_its_peers_never_enters_a_slice
     world.join("west")
     since = world.east.version()
     world.east.put(secret("south", liar.kubeconfig()), rcc("south"))
-    controller = world.start()
+    world.start()
     world.settle()  # the model reads the real API server: what was added must not be there
     until(lambda: count(world, "south") == len(FOREIGN) + 2, 15)
     for state in world.east.history(since):

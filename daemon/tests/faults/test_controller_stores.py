@@ -163,7 +163,9 @@ def test_F40_services_that_come_late_flip_their_type_or_go_are_followed(world: W
         {},
     ):
         world.east.delete(service("early"))
-        world.east.put(service("early", selector='app == "late"', **spec))
+        federated = service("early", selector='app == "late"')
+        federated["spec"] |= spec
+        world.east.put(federated)
         world.settle()
         is_federated = "selector" not in spec and "externalName" not in spec
         assert len(world.addresses("early")) == (2 if is_federated else 0), spec
