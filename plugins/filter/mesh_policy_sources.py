@@ -11,7 +11,7 @@ author: The Clustermesh authors (@clustermesh)
 description: Takes how to reach each source from the variables that the inventory has for it.
 options:
   _input:
-    description: Policy sets, as role M(clustermesh.core.mesh_policy#role) takes them.
+    description: Policy sets, as role P(clustermesh.core.mesh_policy#role) takes them.
     type: list
     elements: dict
     required: true
