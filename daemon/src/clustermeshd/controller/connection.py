@@ -51,6 +51,7 @@ class Connection:
         self.problem: MeshError | None = None
         self.services = ServiceFacts(services_changed)
         self._accept = accept
+        self._nodes_changed = nodes_changed
         self._client = Client(access, user_agent=user_agent)
         self.nodes: Informer[objects.Node] = Informer(
             self._client,
@@ -61,7 +62,7 @@ class Connection:
         self.namespaces: Informer[objects.Namespace] = Informer(
             self._client,
             resources.NAMESPACES,
-            on_change=lambda change: _namespace_changed(change, namespaces_changed),
+            on_change=lambda change: self._namespace_changed(change, namespaces_changed),
             keep=_slim_namespace,
             limits=Limits(limits.services, limits.object_bytes),
         )
@@ -147,6 +148,25 @@ class Connection:
                 self.problem = None
                 return
 
+    def _namespace_changed(self, change: Change[objects.Namespace], changed: Callable[[], None]) -> None:
+        if change.old is None or change.new is None or change.old.labels != change.new.labels:
+            changed()
+        if change.new is not None and change.new.metadata.name == "kube-system":
+            self._identity_read(change.new.metadata.uid)
+
+    def _identity_read(self, cluster_id: str) -> None:
+        """A cluster may be made anew, or replaced by another one, under the same address and credentials."""
+        if cluster_id in ("", self.cluster_id):
+            return
+        _LOG.warning("%s: cluster %s is now cluster %s", self.access.server, self.cluster_id, cluster_id)
+        try:
+            self._accept(cluster_id)
+        except Refused as error:
+            self.problem = error
+            return
+        self.cluster_id = cluster_id
+        self._nodes_changed()
+
 
 def _node_changed(change: Change[objects.Node], changed: Callable[[], None]) -> None:
     """Heartbeats rewrite a Node's status every few seconds; only what a plan reads counts."""
@@ -159,13 +179,10 @@ def _relevant(node: objects.Node) -> tuple[object, ...]:
 
 
 def _slim_namespace(namespace: objects.Namespace) -> objects.Namespace:
-    """Name and labels."""
+    """Name, uid and labels."""
     meta = namespace.metadata
     return objects.Namespace(
-        metadata=objects.Metadata(name=meta.name, resource_version=meta.resource_version, labels=meta.labels)
+        metadata=objects.Metadata(
+            name=meta.name, uid=meta.uid, resource_version=meta.resource_version, labels=meta.labels
+        )
     )
-
-
-def _namespace_changed(change: Change[objects.Namespace], changed: Callable[[], None]) -> None:
-    if change.old is None or change.new is None or change.old.labels != change.new.labels:
-        changed()

@@ -60,6 +60,14 @@ class ServiceFacts:
     def slices(self, service: ServiceName) -> Iterable[objects.EndpointSlice]:
         return self._slices.get(service, {}).values()
 
+    def settle(self) -> None:
+        """What is known now did not change just now: no latency can be told from when it last did."""
+        for members in self._slices.values():
+            for name, piece in members.items():
+                if piece.annotations:
+                    meta = msgspec.structs.replace(piece.metadata, annotations=None)
+                    members[name] = msgspec.structs.replace(piece, metadata=meta)
+
     @property
     def slice_count(self) -> int:
         return sum(len(members) for members in self._slices.values())

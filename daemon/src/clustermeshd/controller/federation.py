@@ -130,6 +130,7 @@ class Federator:
 
     def start(self) -> None:
         """Takes in everything of the local cluster, which has listed completely."""
+        self._local.services.settle()
         for name in self._local.services.services:
             self.changed(_LOCAL, name)
         for name in self._local.written.services():
@@ -162,6 +163,8 @@ class Federator:
         remote = self._remotes.get(cluster)
         if remote is None:
             remote = self._remotes[cluster] = _Remote(self._clock())
+        if connection is not None and connection is not remote.connection:
+            connection.services.settle()
         remote.connection, remote.owns = connection, owns
         self._recheck(cluster)
 
@@ -208,13 +211,16 @@ class Federator:
         self._complaints.pop(name, None)
         self._policies.pop(name, None)
         if service is not None and federation.selector_text(service) is not None:
+            complaint = federation.objection(service)
             try:
                 selector = federation.selector_of(service)
                 policy = annotated(service)
                 if policy is not None:
                     self._policies[name] = policy
             except Refused as error:
-                self._complaints[name] = error
+                complaint = error
+            if complaint is not None:
+                self._complaints[name] = complaint
         self._index[name.namespace].set_selector(name.name, selector)
         (self._federated.discard if selector is None else self._federated.add)(name)
         if was or selector is not None or name in self._complaints:
@@ -268,8 +274,12 @@ class Federator:
         if made.refused:
             self._refused[name] = made.refused
         actual = self._local.written.of(name)
+        refused: Refused | None = None
         for piece in made.slices.values():
-            await self._write(piece, actual.get(piece.metadata.name))
+            try:
+                await self._write(piece, actual.get(piece.metadata.name))
+            except Refused as error:  # by our API server: stops no other slice
+                refused = refused or error
         for gone in [written for key, written in actual.items() if key not in made.slices]:
             self._local.written.forget(gone)
             await self._writer.remove(resources.ENDPOINT_SLICES, gone)
@@ -277,6 +287,8 @@ class Federator:
             await self._write_endpoints(name, service, made)
         else:
             self._due[name] = None
+        if refused is not None:
+            raise refused
 
     async def _write(self, piece: objects.EndpointSlice, actual: Written | None) -> None:
         content = digest(piece)
@@ -386,7 +398,8 @@ class Federator:
             stale = frozenset(policy for policy in policies if policy.at(lost_s))
             if stale != remote.stale:
                 remote.stale = stale
-                _LOG.info("RemoteClusterConfiguration(%s): lost for %.0f s", cluster, lost_s)
+                state = f"has not been read for {lost_s:.0f} s" if lost_s else "is read again"
+                _LOG.info("RemoteClusterConfiguration(%s) %s: endpoints follow spec.staleness", cluster, state)
                 for name in self._federated:
                     self._queue.put(cluster, name)
 

@@ -77,6 +77,7 @@ class Mesh:
             self.peers,
             self._nodes,
             refused_endpoints=self._federator.refused,
+            is_settled=lambda: self._federator.is_idle,
             events=events,
             metrics=metrics,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter as Tally
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,7 @@ from clustermeshd.model.errors import Refused
 from clustermeshd.plan import peerstatus
 from clustermeshd.plan.peerstatus import PeerFacts
 
+_SETTLE_S = 10.0
 _KIND = "RemoteClusterConfiguration"
 _LIMITS = {
     "Node": "nodes",
@@ -41,13 +43,18 @@ class StatusWriter:
         nodes: NodeMirror,
         *,
         refused_endpoints: Callable[[str], list[objects.RefusedObject]],
+        is_settled: Callable[[], bool],
         events: Events,
         metrics: Metrics,
     ) -> None:
+        """``is_settled`` says whether endpoints were judged by what is known now."""
         self._client = client
         self._peers = peers
         self._nodes = nodes
         self._refused_endpoints = refused_endpoints
+        self._is_settled = is_settled
+        self._unsettled: dict[str, tuple[Connection, float]] = {}
+        self._settled: dict[str, Connection] = {}
         self._events = events
         self._metrics = metrics
 
@@ -60,6 +67,8 @@ class StatusWriter:
         self._measure(peer, facts)
         if facts.error is None and not facts.synced and configuration.status.conditions:
             return  # a controller that has just started knows nothing yet; what the last one knew stands
+        if facts.error is None and configuration.status.conditions and self._is_settling(peer):
+            return
         await self._warn(configuration, facts)
         if configuration.api_version != names.API_VERSION:
             return  # Calico's kind has no status
@@ -79,6 +88,20 @@ class StatusWriter:
             name=name,
             subresource="status",
         )
+
+    def _is_settling(self, peer: Peer) -> bool:
+        """Whether a connection is so new that its endpoints are still to be judged; for some seconds at most."""
+        connection = peer.connection
+        if connection is None or self._settled.get(peer.name) is connection:
+            return False
+        known, since = self._unsettled.get(peer.name, (None, 0.0))
+        if known is not connection:
+            known, since = self._unsettled[peer.name] = connection, time.monotonic()
+        if not self._is_settled() and time.monotonic() - since < _SETTLE_S:
+            return True
+        del self._unsettled[peer.name]
+        self._settled[peer.name] = connection
+        return False
 
     async def _warn(self, configuration: objects.RemoteClusterConfiguration, facts: PeerFacts) -> None:
         """One Event for each reason, with an example."""

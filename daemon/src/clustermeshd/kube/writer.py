@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 from clustermeshd.kube import objects
 from clustermeshd.kube.client import Client
-from clustermeshd.kube.errors import Rejected
 from clustermeshd.kube.resources import Resource
 from clustermeshd.model import names
 
@@ -39,18 +38,6 @@ class Writer:
 
     async def write(self, resource: Resource[Any], desired: objects.Object, *, actual: objects.Object | None) -> Done:
         """Applies ``desired``; ``actual`` is what an informer holds of it."""
-        try:
-            await self._apply(resource, desired)
-        except Rejected:
-            # an immutable field differs (the address type of a slice): only a new object can have it
-            if actual is None or not is_ours(actual):
-                raise
-            await self.remove(resource, actual)
-            await self._apply(resource, desired)
-        _LOG.info("%s %s %s", resource.kind, desired.key, "created" if actual is None else "updated")
-        return "written"
-
-    async def _apply(self, resource: Resource[Any], desired: objects.Object) -> None:
         self._count()
         await self._client.apply(
             resource,
@@ -59,6 +46,8 @@ class Writer:
             name=desired.metadata.name,
             namespace=desired.metadata.namespace,
         )
+        _LOG.info("%s %s %s", resource.kind, desired.key, "created" if actual is None else "updated")
+        return "written"
 
     async def remove(self, resource: Resource[Any], thing: objects.Object) -> Done:
         """Deletes this very object if it carries our label."""

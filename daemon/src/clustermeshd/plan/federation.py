@@ -19,6 +19,7 @@ import msgspec
 from clustermeshd.kube import objects
 from clustermeshd.model import names
 from clustermeshd.model.addresses import Point, parse_point
+from clustermeshd.model.errors import Refused
 from clustermeshd.plan.packing import packed
 from clustermeshd.selector import Selector, parse
 
@@ -108,6 +109,19 @@ def selector_of(service: objects.Service) -> Selector | None:
     if text is None or service.spec.selector or service.spec.type == "ExternalName":
         return None
     return parse(text)
+
+
+def objection(service: objects.Service) -> Refused | None:
+    """What is wrong with a Service that carries the annotation, beside its selector; it is told in an Event."""
+    where = f"Service {service.key}"
+    if service.spec.selector or service.spec.type == "ExternalName":
+        found = "spec.selector is set" if service.spec.selector else "it is of type ExternalName"
+        return Refused("NotFederated", f"not federated: {found}", where=where, fix="use a Service without selector")
+    affinity = service.annotations.get(names.AFFINITY, "none")
+    if affinity not in ("local", "remote", "none"):
+        found = f"annotation {names.AFFINITY} is {affinity[:50]!r} and counts as none"
+        return Refused("InvalidAffinity", found, where=where, fix="set local, remote or none")
+    return None
 
 
 def backing_labels(service: objects.Service, cluster: str) -> dict[str, str] | None:
