@@ -143,11 +143,12 @@ class Mesh:
     # ---- reconcile
 
     async def _loop(self, group: asyncio.TaskGroup) -> None:
-        await self._try("nodes", self._reconcile_nodes, self._nodes_changed)
+        self._replan()
         self._federator.start()
         self._has_started = True
         group.create_task(self._federator.run())
         group.create_task(self._tick())
+        self._wake.set()
         while True:
             await self._wake.wait()
             await asyncio.sleep(_SETTLE_S)
@@ -166,23 +167,21 @@ class Mesh:
             self._notifier.status(self._summary())
 
     async def _reconcile_nodes(self) -> None:
-        connections = {name: peer.connection for name, peer in self.peers.items()}
-        try:
-            await self._nodes.reconcile()
-        finally:
-            self._put_in_force(connections)  # whether or not every node could be written
+        self._replan()
+        await self._nodes.write()
 
-    def _put_in_force(self, connections: dict[str, Connection | None]) -> None:
+    def _replan(self) -> None:
+        """What a peer may give follows from its nodes; endpoints do not wait until those are written."""
+        self._nodes.replan()
         node_names = frozenset(self._local.nodes.store)
         if node_names != self._node_names:
             self._node_names = node_names
             self._federator.recheck_all()
-        for name, connection in connections.items():
-            admitted = connection, self._nodes.admitted(name)
-            if name in self.peers and self._in_force.get(name) != admitted:
-                # which endpoints a peer may have follows from the prefixes that are its own
+        for name, peer in self.peers.items():
+            admitted = peer.connection, self._nodes.admitted(name)
+            if self._in_force.get(name) != admitted:
                 self._in_force[name] = admitted
-                self._federator.in_force(name, connection, Ranges(admitted[1]))
+                self._federator.in_force(name, peer.connection, Ranges(admitted[1]))
 
     async def _try_status(self, name: str, configuration: objects.RemoteClusterConfiguration) -> None:
         await self._try("status", lambda: self._status.reconcile(name, configuration), self._configurations_changed)
