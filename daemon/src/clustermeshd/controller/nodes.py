@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
+from itertools import zip_longest
 
 from clustermeshd.controller.local import LocalFacts
 from clustermeshd.controller.peer import Peer
@@ -16,6 +18,8 @@ from clustermeshd.plan import remotenodes
 from clustermeshd.plan.remotenodes import PeerNodes, PeerPlan
 
 _LOG = logging.getLogger(__name__)
+
+_AT_ONCE = 8
 
 
 class NodeMirror:
@@ -37,25 +41,37 @@ class NodeMirror:
         point = point_of(address)
         return any(prefix.holds(point) for prefix in self.admitted(peer))
 
-    async def reconcile(self) -> None:
+    def replan(self) -> None:
+        """Decides anew what every peer gets."""
+        self.plans = remotenodes.plan(self._local.networks(), [self._facts(peer) for peer in self._peers.values()])
+
+    async def write(self) -> None:
         """Writes what differs; removes what no peer has, of peers that are gone or have listed completely.
 
-        A node that our API server refuses stops no other one: the first Refused is raised after all were written.
+        Several at once, and one node of each peer in turn, so that a peer with many delays no other. A node that our
+        API server refuses stops no other one: the first Refused is raised after all were written.
         """
         store = self._local.remote_nodes.store
-        self.plans = remotenodes.plan(self._local.networks(), [self._facts(peer) for peer in self._peers.values()])
         desired = {name: node for plan in self.plans.values() for name, node in plan.nodes.items()}
-        refused: Refused | None = None
-        for name, node in desired.items():
-            try:
-                await self._writer.ensure(resources.REMOTE_NODES, node, actual=store.get(name))
-            except Refused as error:
-                refused = refused or error
+        turns = zip_longest(*(plan.nodes.values() for plan in self.plans.values()))
+        waiting = iter([node for turn in turns for node in turn if node is not None])
+        refused: list[Refused] = []
+
+        async def work() -> None:
+            for node in waiting:
+                try:
+                    await self._writer.ensure(resources.REMOTE_NODES, node, actual=store.get(node.metadata.name))
+                except Refused as error:
+                    refused.append(error)
+
+        ended = await asyncio.gather(*(work() for _ in range(_AT_ONCE)), return_exceptions=True)
+        for error in filter(None, ended):
+            raise error
         for name in [name for name in store if name not in desired]:
             _LOG.info("removing RemoteNode %s", name)
             await self._writer.remove(resources.REMOTE_NODES, store[name])
-        if refused is not None:
-            raise refused
+        if refused:
+            raise refused[0]
 
     def _facts(self, peer: Peer) -> PeerNodes:
         connection = peer.connection
