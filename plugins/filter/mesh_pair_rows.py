@@ -8,7 +8,7 @@ name: mesh_pair_rows
 short_description: The state of every pair, from both of its sides
 version_added: 0.1.0
 author: The Clustermesh authors (@clustermesh)
-description: One row a pair; P(clustermesh.core.mesh_table#filter) makes lines of C({pairs: rows}).
+description: One row a pair. P(clustermesh.core.mesh_table#filter) makes lines of a dictionary with the rows as C(pairs).
 options:
   _input:
     description: Pairs, as P(clustermesh.core.mesh_pairs#filter) makes them.

@@ -68,7 +68,8 @@ peers:
   type: list
   elements: dict
   returned: success
-  sample: [{peer: oslo, ready: true, connected: true, synced: true, overlay: Enabled, nodes: 2, services: 3, refused: 0, credential: 0123456789abcdef, reason: ""}]
+  sample: [{peer: oslo, ready: true, connected: true, synced: true, overlay: Enabled, nodes: 2, services: 3, refused: 0,
+            credential: 0123456789abcdef, reason: ""}]
 rights:
   description: Rights that are missing, or that nobody should have; with O(check_rights).
   type: list
