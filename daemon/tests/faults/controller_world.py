@@ -37,6 +37,7 @@ _HOME = {
     RCC: "/apis/clustermesh.io/v1alpha1/remoteclusterconfigurations",
     "RemoteNode": "/apis/clustermesh.io/v1alpha1/remotenodes",
 }
+READS = ("get", "list", "watch")
 _MODELLED = ("Node", "Service", "EndpointSlice", "ServiceCIDR")
 
 
@@ -99,6 +100,12 @@ class Cluster:
             if event["type"] != "DELETED":
                 state[piece["metadata"]["name"]] = piece
             yield dict(state)
+
+
+def asked(cluster: Cluster, *users: str) -> list[str]:
+    """Verb and path of every request of these users, by the audit log of an API server."""
+    entries = map(json.loads, cluster.plane.audit_log.read_text().splitlines())
+    return [f"{e['verb']} {e['requestURI']}" for e in entries if e["user"]["username"] in users]
 
 
 def is_ours(piece: Json) -> bool:
@@ -289,13 +296,7 @@ class World:
 
     def writes(self, *users: str) -> list[str]:
         """Verb and path of what these users wrote to our API server, other than Leases, by its audit log."""
-        found = []
-        for line in self.east.plane.audit_log.read_text().splitlines():
-            entry = json.loads(line)
-            is_read = entry["verb"] in ("get", "list", "watch") or "/leases" in entry["requestURI"]
-            if entry["user"]["username"] in users and not is_read:
-                found.append(f"{entry['verb']} {entry['requestURI']}")
-        return found
+        return [text for text in asked(self.east, *users) if text.split()[0] not in READS and "/leases" not in text]
 
 
 def install(cluster: Cluster, file: Path) -> None:
@@ -303,10 +304,10 @@ def install(cluster: Cluster, file: Path) -> None:
     document = yaml.safe_load(file.read_text())
     cluster.put(document)
     names = document["spec"]["names"]["plural"], document["spec"]["versions"][0]["name"]
-    until(lambda: _is_served(cluster, f"/apis/clustermesh.io/{names[1]}/{names[0]}"), 20)
+    until(lambda: is_served(cluster, f"/apis/clustermesh.io/{names[1]}/{names[0]}"), 20)
 
 
-def _is_served(cluster: Cluster, path: str) -> bool:
+def is_served(cluster: Cluster, path: str) -> bool:
     with contextlib.suppress(ApiError):
         cluster.api.get(path)
         return True

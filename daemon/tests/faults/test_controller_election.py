@@ -122,15 +122,15 @@ def test_F20_two_versions_with_election_write_as_one(world: World, tmp_path: Pat
     other.mkdir()
     (other / "sitecustomize.py").write_text("import clustermeshd.plan.packing as packing\npacking.SLICE_SIZE = 1\n")
     world.join("west", "south")
-    first = world.start(*ELECTION, identity="first")
+    first = world.start(*ELECTION, identity="this")
     until(lambda: leads(first), 20)
-    second = world.start(*ELECTION, identity="second", PYTHONPATH=str(other))
+    second = world.start(*ELECTION, identity="other", PYTHONPATH=str(other))
     world.settle()
     time.sleep(6)
     before = world.versions()
     time.sleep(20)
     assert world.versions() == before
-    assert world.writes("second") == []
+    assert world.writes("other") == []
     since = world.east.version()
     first.stop()
     until(lambda: leads(second), 15)

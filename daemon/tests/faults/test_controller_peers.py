@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from controller_world import NS, World, backing, rcc, secret, slice_of, until
+from controller_world import NS, READS, World, asked, backing, rcc, secret, slice_of, until
 
 pytestmark = pytest.mark.faults
 pytest_plugins = ("controller_fixtures",)
@@ -158,3 +158,17 @@ def test_F8_burst_of_rotations_leaves_no_gap_and_touches_no_other_peer(world: Wo
 def _message(world: World, name: str, kind: str) -> str:
     conditions = world.east.get("RemoteClusterConfiguration", name).get("status", {}).get("conditions") or ()
     return next((c["message"] for c in conditions if c["type"] == kind), "")
+
+
+def test_F36_peer_that_knows_nothing_of_us_is_only_read_and_no_condition_promises_the_other_half(world: World) -> None:
+    west = world.peers["west"]
+    made = west.plane.client("reader", ["system:masters"]).read_text()
+    world.east.put(secret("west", made), rcc("west"))
+    world.start()
+    world.settle()
+    until(lambda: world.condition("west", "Synced") == ("True", "InSync"), 10)
+    requests = asked(west, "reader")
+    assert requests
+    assert not [text for text in requests if text.split()[0] not in READS]
+    conditions = world.east.get("RemoteClusterConfiguration", "west")["status"]["conditions"]
+    assert {c["type"] for c in conditions} == {"Connected", "Synced", "Routed", "Degraded"}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from clustermesh_lab.kubeapi import ApiError
-from controller_world import CRDS, Cluster, World, backing, install, node, service, slice_of, until
+from controller_world import CRDS, Cluster, World, backing, install, is_served, node, service, slice_of, until
 
 pytestmark = pytest.mark.faults
 pytest_plugins = ("controller_fixtures",)
@@ -96,6 +96,8 @@ def stopped(cluster: Cluster) -> Iterator[Path]:
         yield cluster.plane.directory / "etcd"
     finally:
         cluster.plane.start()
+        path = "/apis/clustermesh.io/v1alpha1/remotenodes" if cluster.name == "east" else "/api/v1/nodes"
+        until(lambda: is_served(cluster, path), 30)
 
 
 @pytest.mark.slow
