@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 Json = dict[str, Any]
@@ -104,7 +105,7 @@ def _from(service: Json, cluster: str, snapshot: Snapshot) -> Iterator[Entry]:
         and _selector(s) is None
         and matches(_selector(service) or "", {**s["metadata"].get("labels", {}), **implied})
     }
-    for piece in snapshot["EndpointSlice"]:
+    for piece in snapshot["EndpointSlice"] if backing else ():
         here = piece["metadata"]
         if here["namespace"] != meta["namespace"] or here.get("labels", {}).get(OWNER) not in backing:
             continue
@@ -117,14 +118,24 @@ def _from(service: Json, cluster: str, snapshot: Snapshot) -> Iterator[Entry]:
 
 def matches(selector: str, labels: Mapping[str, str]) -> bool:
     """Whether labels satisfy a selector; a text that is none selects nothing."""
+    terms = _terms(selector)
+    return terms is not None and all((labels.get(key) in values) is is_in for key, values, is_in in terms)
+
+
+@lru_cache
+def _terms(selector: str) -> list[tuple[str, tuple[str | None, ...], bool]] | None:
+    """Label, values, and whether its value must be one of them; an absent label has the value None."""
+    terms: list[tuple[str, tuple[str | None, ...], bool]] = []
     for term in selector.split("&&"):
         found = re.fullmatch(r"\s*(?:(all)\(\)|has\(([\w./-]+)\)|([\w./-]+)\s*(==|!=)\s*[\"']([^\"']*)[\"'])\s*", term)
         if found is None:
-            return False
-        everything, key, left, operator, value = found.groups()
-        if not (everything or key in labels if not left else (labels.get(left) == value) is (operator == "==")):
-            return False
-    return True
+            return None
+        everything, has, key, operator, value = found.groups()
+        if has:
+            terms.append((has, (None,), False))
+        elif not everything:
+            terms.append((key, (value,), operator == "=="))
+    return terms
 
 
 # ---- who may have which address

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+from controller_process import Controller
 from controller_world import NS, Cluster, World, backing, node, service, until
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -48,6 +49,13 @@ def unmake(cluster: Cluster, number: int) -> None:
     cluster.delete(*backing(name, name))
 
 
+def settled(world: World, controller: Controller) -> float:
+    """Seconds until nothing waits to be written; and then all is as the model says."""
+    seconds = until(lambda: controller.metric("clustermesh_federation_in_sync ") == 1, 120)
+    world.settle()
+    return seconds
+
+
 def test_F33_thousand_services_made_and_removed_leave_nothing_and_cost_two_writes_a_change(world: World) -> None:
     for cluster in (world.east, *world.peers.values()):
         n = cluster.number
@@ -57,7 +65,7 @@ def test_F33_thousand_services_made_and_removed_leave_nothing_and_cost_two_write
     world.settle()
     before = len(world.writes(controller.identity))
     took = everywhere(world, make)
-    drained = world.settle(120)
+    drained = settled(world, controller)
     made = len(world.writes(controller.identity)) - before
     backers = 3 * COUNT
     print(f"\nmade in {took:.0f} s, drained in {drained:.1f} s, {made / backers:.2f} writes per backing slice")
@@ -65,7 +73,7 @@ def test_F33_thousand_services_made_and_removed_leave_nothing_and_cost_two_write
     assert made <= 2 * (backers + COUNT)
 
     removed_in = everywhere(world, unmake)
-    drained = world.settle(120)
+    drained = settled(world, controller)
     print(f"removed in {removed_in:.0f} s, drained in {drained:.1f} s")
     assert drained <= 30
     until(lambda: not [e for e in world.east.all("Endpoints") if "churn" in e["metadata"]["name"]], 30)
