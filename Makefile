@@ -74,11 +74,18 @@ venv: $(VENV)/.ready ## the Python environment with everything the other command
 $(WHEELS)/.ready: $(DAEMON) requirements-dev.txt
 	@echo "==> Wheels of the daemon and its dependencies in $(WHEELS)"
 	@rm -rf $(WHEELS) && mkdir -p $(WHEELS)
-	@$(VENV)/bin/pip wheel --quiet ./daemon --constraint requirements-dev.txt --wheel-dir $(WHEELS)
+	@umask 022; export SOURCE_DATE_EPOCH="$$(git log -1 --format=%ct -- daemon 2> /dev/null || echo 315532800)"; \
+		$(VENV)/bin/pip wheel --quiet ./daemon --constraint requirements-dev.txt --wheel-dir $(WHEELS)
 	@cd $(WHEELS) && sha256sum *.whl > SHA256SUMS
 	@rm -rf daemon/build && touch $@
 
 wheels: venv $(WHEELS)/.ready ## the wheels that role mesh_daemon carries
+
+image: venv wheels ## the daemon as an OCI archive: build/clustermeshd-image.tar; ARGS=--name NAME:TAG
+	@python -m image $(ARGS)
+
+image-lock: venv ## the Debian packages of today into the image's lock file
+	@python -m image --lock
 
 collections: collections/ansible_collections/clustermesh/core ## the link by which Ansible finds this checkout
 
@@ -91,4 +98,4 @@ lock: venv ## pin requirements-dev.in into requirements-dev.txt
 clean: ## what the set-up made in this checkout (caches of the user stay)
 	@rm -rf $(VENV) collections $(WHEELS) daemon/build lab/build
 
-.PHONY: help demo demo-down test test-fast test-faults test-molecule test-netpol bench lint venv wheels collections lock clean
+.PHONY: help demo demo-down test test-fast test-faults test-molecule test-netpol bench lint venv wheels image image-lock collections lock clean

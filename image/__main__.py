@@ -62,7 +62,7 @@ def build(apt: debian.Apt, wheels: Path, out: Path, name: str | None = None) -> 
     settings = {
         "Entrypoint": ["/usr/bin/clustermeshd"],
         "Cmd": ["--help"],
-        "Env": ["PATH=/usr/bin", "PYTHONDONTWRITEBYTECODE=1", "LANG=C.UTF-8"],
+        "Env": ["PATH=/usr/bin", "LANG=C.UTF-8"],
         "User": f"{USER}:{USER}",
         "WorkingDir": "/",
         "Labels": {
@@ -87,13 +87,16 @@ def _add_own(tree: Tree, packages: list[debian.Package]) -> None:
     tree.write("etc/group", f"root:x:0:\nclustermesh:x:{USER}:\n")
     tree.write("etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n")
     for program, module in PROGRAMS.items():
-        text = f"#!/usr/bin/python3 -I\nimport sys\n\nfrom {module} import main\n\nsys.exit(main())\n"
+        text = f"#!/usr/bin/python3\nimport sys\n\nfrom {module} import main\n\nsys.exit(main())\n"
         tree.write(f"usr/bin/{program}", text, 0o755)
     for package in packages:
-        status = "Status: install ok installed"
-        text = (
-            f"Package: {package.name}\n{status}\nArchitecture: {debian.architecture()}\nVersion: {package.version}\n"
-        )
+        fields = {
+            "Package": package.name,
+            "Status": "install ok installed",
+            "Architecture": debian.architecture(),
+            "Version": package.version,
+        }
+        text = "".join(f"{key}: {value}\n" for key, value in fields.items())
         tree.write(f"var/lib/dpkg/status.d/{package.name}", text)
 
 
@@ -117,11 +120,10 @@ def _epoch() -> int:
 def _git(*arguments: str) -> str:
     """What git says of this checkout; nothing outside of one."""
     try:
-        return subprocess.run(
-            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-        ).stdout.strip()
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return ""
+    return done.stdout.strip()
 
 
 def _cache() -> Path:
