@@ -113,3 +113,8 @@ def test_every_relative_link_leads_to_a_file(page):
     targets = [unquote(target.partition("#")[0]) for target in re.findall(r"\]\(([^)\s]+)\)", text)]
     broken = [target for target in targets if target and "://" not in target and not (page.parent / target).exists()]
     assert not broken
+
+
+def test_the_readme_lists_every_page():
+    text = (ROOT / "README.md").read_text()
+    assert not [page.name for page in (ROOT / "docs").glob("*.md") if f"](docs/{page.name})" not in text]
