@@ -37,6 +37,7 @@ CONTROLLER_RULES = [
     _rule([""], ["endpoints"], OWN),
     _rule(["discovery.k8s.io"], ["endpointslices"], OWN),
     _rule(["networking.k8s.io"], ["servicecidrs"], WATCH),
+    _rule(["crd.projectcalico.org", "projectcalico.org"], ["ippools"], WATCH),
     _rule(["clustermesh.io", "projectcalico.org"], ["remoteclusterconfigurations"], WATCH),
     _rule(["clustermesh.io"], ["remoteclusterconfigurations/status"], ["patch"]),
     _rule(["clustermesh.io"], ["remotenodes"], OWN),

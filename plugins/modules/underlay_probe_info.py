@@ -59,6 +59,7 @@ mtu:
   returned: success
 """
 
+import contextlib
 import ipaddress
 import socket
 import time
@@ -90,10 +91,8 @@ def probe(address, port, targets, duration):
 
 def send(link, what, target, port):
     """Sends; a refusal of this one datagram (no route, ICMP) is what silence is about."""
-    try:
+    with contextlib.suppress(OSError):
         link.sendto(what, (target, port))
-    except OSError:
-        pass
 
 
 def receive(link, silent, unheard):

@@ -151,6 +151,7 @@ _PLURALS = {
     "Service": "services",
     "EndpointSlice": "endpointslices",
     "IPAMBlock": "ipamblocks",
+    "IPPool": "ippools",
     "CustomResourceDefinition": "customresourcedefinitions",
     "RemoteClusterConfiguration": "remoteclusterconfigurations",
 }

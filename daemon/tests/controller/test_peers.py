@@ -32,17 +32,18 @@ from meshes import (
 BLOCKS = json.loads((Path(__file__).parent / "calico_blocks.json").read_text())
 
 
-def crd(group: str, version: str) -> dict:
-    """Calico's IPAMBlock as far as the API server must know it."""
+def crd(group: str, version: str, kind: str = "IPAMBlock") -> dict:
+    """A kind of Calico's as far as the API server must know it."""
+    plural = f"{kind.lower()}s"
     schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"ipamblocks.{group}"},
+        "metadata": {"name": f"{plural}.{group}"},
         "spec": {
             "group": group,
             "scope": "Cluster",
-            "names": {"kind": "IPAMBlock", "plural": "ipamblocks"},
+            "names": {"kind": kind, "plural": plural},
             "versions": [{"name": version, "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}],
         },
     }
@@ -144,9 +145,41 @@ async def test_every_pod_of_a_calico_cluster_is_routed_to_its_node(api, remote_a
         await delete(west, crd(group, version))
 
 
-async def _served(client: Client, group: str, version: str) -> bool:
+async def test_a_pool_of_our_own_calico_is_no_peers_until_it_is_disabled(api, remote_api, east, west):
+    def pool(*, disabled: bool) -> dict:
+        return {
+            "apiVersion": "crd.projectcalico.org/v1",
+            "kind": "IPPool",
+            "metadata": {"name": "own"},
+            "spec": {"cidr": "10.2.0.0/16", "disabled": disabled},
+        }
+
+    kind = crd("crd.projectcalico.org", "v1", "IPPool")
+    await put(east, kind)
+    await eventually(lambda: _served(east, "crd.projectcalico.org", "v1", b"ippools"))
     try:
-        return b"ipamblocks" in await client.request("GET", f"/apis/{group}/{version}")
+        await put(east, pool(disabled=False))
+        await put(west, node("n1", "192.168.2.1", "10.2.0.0/24"))
+        await join(east, remote_api)
+        async with controller(api):
+
+            async def refused():
+                return await _refused(east) == 1 and await remote_nodes(east) == {"west.n1": ()}
+
+            await eventually(refused)
+            await put(east, pool(disabled=True))
+
+            async def admitted():
+                return await remote_nodes(east) == {"west.n1": ("10.2.0.0/24",)}
+
+            await eventually(admitted)
+    finally:
+        await delete(east, kind)
+
+
+async def _served(client: Client, group: str, version: str, plural: bytes = b"ipamblocks") -> bool:
+    try:
+        return plural in await client.request("GET", f"/apis/{group}/{version}")
     except NotFound:
         return False
 

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from clustermeshd.cli import check_mesh, session
 from clustermeshd.cli.check_peer import Check, Probe, identity, probe
@@ -21,6 +22,8 @@ from clustermeshd.kube.errors import Forbidden, NotFound
 from clustermeshd.model import names
 from clustermeshd.model.errors import MeshError
 from clustermeshd.runtime.logs import escape
+
+T = TypeVar("T", bound=objects.Object)
 
 
 class Summary(Document, frozen=True):
@@ -88,7 +91,8 @@ async def _local(client: Client) -> check_mesh.Local:
         nodes=(await client.list(resources.NODES))[0],
         mesh_nodes=(await client.list(resources.MESH_NODES))[0],
         remote_nodes=(await client.list(resources.REMOTE_NODES))[0],
-        service_cidrs=await _service_cidrs(client),
+        service_cidrs=await _served(client, resources.SERVICE_CIDRS),
+        pools=[pool for kind in resources.IP_POOLS for pool in await _served(client, kind)],
     )
 
 
@@ -99,10 +103,10 @@ async def _lease(client: Client) -> objects.Lease | None:
         return None
 
 
-async def _service_cidrs(client: Client) -> list[objects.ServiceCIDR]:
-    """Where the kind is served (Kubernetes 1.33) and may be read."""
+async def _served(client: Client, kind: resources.Resource[T]) -> list[T]:
+    """All of a kind, where it is served and may be read."""
     try:
-        return (await client.list(resources.SERVICE_CIDRS))[0]
+        return (await client.list(kind))[0]
     except (NotFound, Forbidden):
         return []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 
 from clustermeshd.cli.check_peer import Check, Probe, Result
 from clustermeshd.cli.fixes import fix
@@ -29,6 +30,7 @@ class Local:
     mesh_nodes: Sequence[objects.MeshNode]
     remote_nodes: Sequence[objects.RemoteNode]
     service_cidrs: Sequence[objects.ServiceCIDR]
+    pools: Sequence[objects.IPPool]
 
 
 def local_checks(local: Local, peers: Sequence[objects.RemoteClusterConfiguration]) -> Iterator[Check]:
@@ -90,7 +92,14 @@ def _programmed(node: objects.MeshNode) -> str:
 def networks(local: Local) -> LocalNetworks:
     """Prefixes and addresses of this cluster that no peer may claim, as the controller sees them."""
     return LocalNetworks(
-        tuple(_parsed(cidr for node in local.nodes for cidr in node.spec.pod_cidrs or ())),
+        tuple(
+            _parsed(
+                chain(
+                    (cidr for node in local.nodes for cidr in node.spec.pod_cidrs or ()),
+                    (pool.spec.cidr for pool in local.pools if not pool.spec.disabled),
+                )
+            )
+        ),
         tuple(_parsed(cidr for entry in local.service_cidrs for cidr in entry.spec.cidrs or ())),
         tuple(
             address

@@ -55,6 +55,9 @@ class LocalFacts:
         self.service_cidrs: Informer[objects.ServiceCIDR] = Informer(
             client, resources.SERVICE_CIDRS, on_change=touched
         )
+        self.pools: tuple[Informer[objects.IPPool], ...] = tuple(
+            Informer(client, resource, on_change=touched) for resource in resources.IP_POOLS
+        )
         self.remote_nodes: Informer[objects.RemoteNode] = Informer(
             client, resources.REMOTE_NODES, label_selector=_OURS, on_change=touched
         )
@@ -83,12 +86,13 @@ class LocalFacts:
         )
 
     @property
-    def informers(self) -> tuple[Informer[objects.Object], ...]:
-        return (  # type: ignore[return-value]
+    def informers(self) -> tuple[Informer[Any], ...]:
+        return (
             self.configurations,
             self.calico_configurations,
             self.nodes,
             self.service_cidrs,
+            *self.pools,
             self.remote_nodes,
             self.service_informer,
             self.slice_informer,
@@ -110,7 +114,9 @@ class LocalFacts:
 
     def networks(self) -> LocalNetworks:
         """Prefixes and addresses that no peer may claim."""
-        pods = [c for n in self.nodes.store.values() for c in map(parse_network, n.spec.pod_cidrs or ()) if c]
+        nodes = [text for node in self.nodes.store.values() for text in node.spec.pod_cidrs or ()]
+        pools = [p.spec.cidr for pools in self.pools for p in pools.store.values() if not p.spec.disabled]
+        pods = [c for c in map(parse_network, (*nodes, *pools)) if c is not None]
         services = [
             c
             for s in self.service_cidrs.store.values()

@@ -230,6 +230,17 @@ class IPAMBlock(Object, frozen=True):
     spec: IPAMBlockSpec = IPAMBlockSpec()
 
 
+class IPPoolSpec(Struct, frozen=True):
+    """A pool that is disabled gives no addresses: that is how Calico is told of prefixes that others have."""
+
+    cidr: str = ""
+    disabled: bool = False
+
+
+class IPPool(Object, frozen=True):
+    spec: IPPoolSpec = IPPoolSpec()
+
+
 class CalicoRemoteClusterConfiguration(Object, frozen=True):
     """As Calico Enterprise has it: no status, and many ways to connect of which the Secret is one."""
 

@@ -53,6 +53,9 @@ IPAM_BLOCKS: Final = tuple(
     Resource(group, version, "ipamblocks", "IPAMBlock", objects.IPAMBlock, namespaced=False)
     for group, version in CALICO_GROUPS
 )
+IP_POOLS: Final = tuple(
+    Resource(group, version, "ippools", "IPPool", objects.IPPool, namespaced=False) for group, version in CALICO_GROUPS
+)
 REMOTE_CLUSTER_CONFIGURATIONS: Final = Resource(
     names.GROUP,
     names.VERSION,
