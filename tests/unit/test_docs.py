@@ -107,11 +107,25 @@ def test_no_metric_is_explained_that_there_is_not():
     assert set(re.findall(r"^\| `([a-z_]+)`", rows, re.MULTILINE)) == known
 
 
+def prose(page: Path) -> str:
+    """A page without its code blocks."""
+    return re.sub(r"^(```|~~~).*?^\1", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_relative_link_leads_to_a_file(page):
-    text = re.sub(r"^(```|~~~).*?^\1", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-    targets = [unquote(target.partition("#")[0]) for target in re.findall(r"\]\(([^)\s]+)\)", text)]
-    broken = [target for target in targets if target and "://" not in target and not (page.parent / target).exists()]
+def test_every_relative_link_leads_to_a_file_and_a_heading_of_it(page):
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        path, _, anchor = unquote(target).partition("#")
+        file = page.parent / path if path else page
+        if "://" not in target and (not file.exists() or (anchor and anchor not in anchors(file))):
+            broken.append(target)
     assert not broken
 
 
