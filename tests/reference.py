@@ -78,7 +78,10 @@ CONDITIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
 """Reasons of each condition: the status that they stand for, and what they mean."""
 
 REFUSALS: Final[dict[str, tuple[str, str]]] = {
-    "OverlapsLocal": ("Node", "A pod prefix or address overlaps local pod or service CIDRs, or a local node."),
+    "OverlapsLocal": (
+        "Node",
+        "A pod prefix or address overlaps local pod or service CIDRs, IPPools of Calico, or a local node.",
+    ),
     "OverlapsPeer": ("Node", "It overlaps what an older RemoteClusterConfiguration's cluster has."),
     "Reserved": ("Node", "It touches loopback, link-local, multicast or another range that no cluster may claim."),
     "NotAllowed": ("Node", "It lies outside of `spec.import.podCIDRs` or `nodeCIDRs`."),
