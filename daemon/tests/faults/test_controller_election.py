@@ -95,6 +95,7 @@ def test_F19_leader_that_may_not_renew_its_lease_stops_writing_before_the_next_o
     assert second.process.returncode == 0
 
 
+@pytest.mark.slow
 def test_F20_two_controllers_without_election_agree_and_neither_writes_when_nothing_changes(world: World) -> None:
     world.join("west", "south")
     both = [world.start("--no-leader-election", identity=name) for name in ("first", "second")]

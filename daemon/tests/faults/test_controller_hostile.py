@@ -139,6 +139,7 @@ def test_F27_peer_that_speaks_in_the_name_of_another_is_taken_for_itself(world: 
     assert set(world.nodes()) == {"west.n1", "south.n1", "south.west.n1"}
 
 
+@pytest.mark.slow
 def test_F28_giant_objects_are_split_or_left_out_and_delay_nobody(world: World, liar: Liar) -> None:
     def lie(thing: Json) -> Json:
         if thing.get("kind") == "Service" and thing["metadata"]["name"] == "huge":

@@ -31,6 +31,7 @@ def join(world: World, liar: Liar) -> None:
     world.settle()
 
 
+@pytest.mark.slow
 def test_F3_peer_that_refuses_flaps_and_breaks_off_is_asked_seldom_and_never_half_believed(
     world: World, liar: Liar
 ) -> None:
@@ -109,6 +110,7 @@ def _port(world: World) -> int:
     return world.relays["west"].port
 
 
+@pytest.mark.slow
 def test_F10_secret_of_another_peer_or_of_ourselves_is_refused_and_the_other_peer_stays(world: World) -> None:
     world.join("west")
     time.sleep(1.1)  # who was first is told by creation times, in seconds

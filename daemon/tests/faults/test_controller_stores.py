@@ -69,6 +69,7 @@ def test_F4_controller_that_slept_through_churn_and_compaction_finds_what_went_a
     assert world.addresses("of-west") == []
 
 
+@pytest.mark.slow
 def test_F39_store_of_a_peer_that_is_killed_at_random_moments_costs_nothing(world: World) -> None:
     world.join("west", "south")
     world.start()
@@ -96,8 +97,8 @@ def stopped(cluster: Cluster) -> Iterator[Path]:
         yield cluster.plane.directory / "etcd"
     finally:
         cluster.plane.start()
-        path = "/apis/clustermesh.io/v1alpha1/remotenodes" if cluster.name == "east" else "/api/v1/nodes"
-        until(lambda: is_served(cluster, path), 30)
+        for kind in ("remotenodes", "remoteclusterconfigurations") if cluster.name == "east" else ():
+            until(lambda k=kind: is_served(cluster, f"/apis/clustermesh.io/v1alpha1/{k}"), 30)
 
 
 @pytest.mark.slow
@@ -217,6 +218,7 @@ def _is_there(world: World, plural: str) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_F41_without_the_kind_of_remote_nodes_services_are_federated_and_nodes_come_with_it(world: World) -> None:
     file = CRDS / "remotenodes.yaml"
     removed(world, file)
