@@ -152,6 +152,7 @@ CLOCK = textwrap.dedent("""
 """)
 
 
+@pytest.mark.slow
 def test_F30_leader_whose_clock_jumps_at_every_look_leads_on_and_federates(world: World, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(CLOCK)
     world.join("west", "south")

@@ -26,6 +26,7 @@ def of_west(world: World, name: str, *, ready: bool) -> list[str]:
 WEST = ["10.2.0.5", "10.2.0.6"]
 
 
+@pytest.mark.slow
 def test_F12_endpoints_of_a_lost_peer_wait_go_or_stay_as_each_service_asks_and_come_back(world: World) -> None:
     world.east.put(asking("keeping", "keep"), asking("dropping", "drop:2s"), asking("patient", "not-ready:1h"))
     world.join("west", "south", **SOON)
