@@ -171,7 +171,8 @@ def _access(
     in_cluster: bool = False,
 ) -> Access:
     bearer = configuration.api_key.get("BearerToken", "")
-    token = bearer.removeprefix("Bearer ").strip() or None
+    # kubeconfigs give "Bearer", service accounts "bearer"
+    token = (bearer[7:] if bearer[:7].lower() == "bearer " else bearer).strip() or None
     if problem := server_problem(configuration.host) or (_token_problem(token) if token else None):
         raise Fatal(f"kubeconfig {source or 'of the service account'}: {problem}")
     ends = [end for end in (_token_end(token), _certificate_end(configuration.cert_file)) if end is not None]
