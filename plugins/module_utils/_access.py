@@ -32,15 +32,16 @@ REMOTE_RULES = [
     _rule(["crd.projectcalico.org", "projectcalico.org"], CALICO, READ),
 ]
 CONTROLLER_RULES = [
-    _rule([""], ["nodes", "services"], WATCH),
+    _rule([""], ["nodes", "pods", "services"], WATCH),
     _rule([""], ["namespaces"], ["get"], resourceNames=["kube-system"]),
     _rule([""], ["endpoints"], OWN),
     _rule(["discovery.k8s.io"], ["endpointslices"], OWN),
     _rule(["networking.k8s.io"], ["servicecidrs"], WATCH),
-    _rule(["crd.projectcalico.org", "projectcalico.org"], ["ippools"], WATCH),
+    _rule(["crd.projectcalico.org", "projectcalico.org"], ["ipamblocks", "ippools"], WATCH),
     _rule(["clustermesh.io", "projectcalico.org"], ["remoteclusterconfigurations"], WATCH),
     _rule(["clustermesh.io"], ["remoteclusterconfigurations/status"], ["patch"]),
     _rule(["clustermesh.io"], ["remotenodes"], OWN),
+    _rule(["clustermesh.io"], ["meshnodes"], [*WATCH, "create", "patch"]),
     _rule([""], ["events"], ["create", "patch"]),
 ]
 LEASE_RULES = [_rule(["coordination.k8s.io"], ["leases"], ["get", "create", "update"])]
@@ -48,7 +49,7 @@ AGENT_RULES = [
     _rule([""], ["nodes"], WATCH),
     _rule([""], ["namespaces"], ["get"], resourceNames=["kube-system"]),
     _rule(["clustermesh.io"], ["remotenodes"], WATCH),
-    _rule(["clustermesh.io"], ["meshnodes"], ["create", "patch"]),
+    _rule(["clustermesh.io"], ["meshnodes"], [*WATCH, "create", "patch"]),
     _rule(["clustermesh.io"], ["meshnodes/status"], ["patch"]),
 ]
 

@@ -145,6 +145,36 @@ async def test_every_pod_of_a_calico_cluster_is_routed_to_its_node(api, remote_a
         await delete(west, crd(group, version))
 
 
+async def test_agents_of_a_calico_cluster_are_told_the_prefixes_of_their_pods(api, remote_api, east, west):
+    """The Node object says nothing of blocks, and an agent reads only what concerns its node."""
+    blocks = [block | {"apiVersion": "crd.projectcalico.org/v1"} for block in BLOCKS["blocks"]]
+    kind = crd("crd.projectcalico.org", "v1")
+    await put(east, kind)
+    await eventually(lambda: _served(east, "crd.projectcalico.org", "v1"))
+    nodes = [node(one["name"], one["address"], *one["podCIDRs"]) for one in BLOCKS["nodes"]]
+    try:
+        await put(east, *nodes, *blocks)
+        async with controller(api):
+
+            async def told():
+                found, _ = await east.list(resources.MESH_NODES)
+                routes = {n.metadata.name: n.spec.pod_cidrs for n in found if n.spec.pod_cidrs}
+                return len(routes) == len(nodes) and all(
+                    _node_of(routes, p["ip"]) == p["node"] for p in BLOCKS["pods"]
+                )
+
+            await eventually(told)
+            await delete(east, *blocks)
+
+            async def told_nothing():
+                found, _ = await east.list(resources.MESH_NODES)
+                return all(n.spec.pod_cidrs == () for n in found)
+
+            await eventually(told_nothing)
+    finally:
+        await delete(east, *nodes, kind)
+
+
 async def test_a_pool_of_our_own_calico_is_no_peers_until_it_is_disabled(api, remote_api, east, west):
     def pool(*, disabled: bool) -> dict:
         return {

@@ -1,4 +1,4 @@
-"""What the agent reads, from its own API server only: its Node, the RemoteNodes, and the cluster's identity."""
+"""What the agent reads, from its own API server only: its Node and MeshNode, RemoteNodes, the cluster's id."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
 
 from clustermeshd.agent.engine import Inputs
 from clustermeshd.kube import informer, objects, resources
@@ -37,12 +39,21 @@ class ClusterInputs:
         self._remotes: Informer[objects.RemoteNode] = Informer(
             client, resources.REMOTE_NODES, on_change=self._on_remote
         )
+        self._mesh_nodes: Informer[objects.MeshNode] = Informer(
+            client,
+            resources.MESH_NODES,
+            field_selector=f"metadata.name={node_name}",
+            on_change=self._on_mesh_node,
+            keep=_only_spec,
+        )
         self._pending: dict[str, Change] | None = None  # by name, since the last look; None: look at everything
 
     @property
     def has_synced(self) -> bool:
         """Every input has listed; a kind that is not served counts as unknown here, not as empty."""
-        return bool(self._cluster_id) and self._nodes.has_synced and self._remotes.has_synced and self._remotes.served
+        informers = (self._nodes, self._remotes, self._mesh_nodes)
+        listed = all(informer.has_synced and informer.served for informer in informers)
+        return bool(self._cluster_id) and listed
 
     @property
     def node(self) -> objects.Node | None:
@@ -53,6 +64,7 @@ class ClusterInputs:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._nodes.run())
             group.create_task(self._remotes.run())
+            group.create_task(self._mesh_nodes.run())
             group.create_task(self._identify())
             group.create_task(self._announce())
 
@@ -60,6 +72,11 @@ class ClusterInputs:
         await self._identified.wait()
         await self._nodes.wait_synced()
         await self._remotes.wait_synced()
+        await self._mesh_nodes.wait_synced()
+
+    def _told(self) -> tuple[str, ...]:
+        """Prefixes of this node's pods, where the controller knows better than the Node object."""
+        return self._mesh_nodes.store.get(self._node_name, objects.MeshNode()).spec.pod_cidrs
 
     def snapshot(self) -> Inputs | None:
         """The inputs now; None while one is missing, this Node's object included: then nothing may be touched."""
@@ -67,7 +84,7 @@ class ClusterInputs:
         if not self.has_synced or node is None:
             return None
         self._pending = {}
-        local = local_node(node, self._cluster_id)
+        local = local_node(node, self._cluster_id, self._told())
         return Inputs(local, tuple(self._remotes.store.values()), self._version, self._path_mtus)
 
     def targets(self, mtus: Mapping[tuple[str, int], int]) -> list[Target]:
@@ -78,7 +95,7 @@ class ClusterInputs:
         node = self.node
         if node is None:
             return []
-        own = {address.version: str(address) for address in local_node(node, "").tunnel_addresses}
+        own = {address.version: str(address) for address in local_node(node, "", self._told()).tunnel_addresses}
         found = []
         for remote in tuple(self._remotes.store.values()):
             spec = remote.spec
@@ -124,6 +141,10 @@ class ClusterInputs:
         if old is None or new is None or local_node(old, "") != local_node(new, ""):
             self._touch()
 
+    def _on_mesh_node(self, change: informer.Change[objects.MeshNode]) -> None:
+        if (change.old or objects.MeshNode()).spec != (change.new or objects.MeshNode()).spec:
+            self._touch()
+
     async def _identify(self) -> None:
         """The UID of kube-system is the cluster's id; asked for until it is known, since it never changes."""
         delay_s = 0.25
@@ -142,3 +163,8 @@ class ClusterInputs:
         """A list without objects changes nothing and still completes the inputs."""
         await self.wait_synced()
         self._touch()
+
+
+def _only_spec(node: objects.MeshNode) -> objects.MeshNode:
+    """Without what this very agent writes."""
+    return msgspec.structs.replace(node, status=objects.MeshNodeStatus())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from clustermeshd.kube import objects, resources
@@ -18,10 +19,11 @@ _REMEMBERED = 10_000
 
 
 class Events:
-    """Writes a Warning when its text for an object is new."""
+    """Writes a Warning when its text for an object is new; ``fence`` raises where this replica does not lead."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, fence: Callable[[], None]) -> None:
         self._client = client
+        self._fence = fence
         self._said: dict[tuple[str, str], str] = {}
 
     async def warn(self, thing: objects.Object, api_version: str, kind: str, reason: str, message: str) -> None:
@@ -58,6 +60,7 @@ class Events:
             "count": 1,
         }
         try:
+            self._fence()
             await self._client.apply(
                 resources.EVENTS, body, manager=names.CONTROLLER_MANAGER, name=name, namespace=namespace
             )

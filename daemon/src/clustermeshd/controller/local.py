@@ -6,7 +6,10 @@ from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
+import msgspec
+
 from clustermeshd.controller.facts import ServiceFacts, ServiceName, slim_service
+from clustermeshd.controller.prefixes import PrefixSource
 from clustermeshd.controller.written import Written, WrittenSlices, summary
 from clustermeshd.kube import objects, resources
 from clustermeshd.kube.client import Client
@@ -16,6 +19,7 @@ from clustermeshd.model import names
 from clustermeshd.model.addresses import parse_address, parse_network
 from clustermeshd.plan.admission import LocalNetworks
 from clustermeshd.plan.configurations import from_calico, merged
+from clustermeshd.plan.ipam import spec_cidrs
 
 _OURS = f"{names.MANAGED_BY}={names.MANAGER}"
 
@@ -58,6 +62,10 @@ class LocalFacts:
         self.pools: tuple[Informer[objects.IPPool], ...] = tuple(
             Informer(client, resource, on_change=touched) for resource in resources.IP_POOLS
         )
+        self.prefixes = PrefixSource(client, self.nodes, objects.ImportLimits(), nodes_changed)
+        self.mesh_nodes: Informer[objects.MeshNode] = Informer(
+            client, resources.MESH_NODES, on_change=_respecified(nodes_changed), keep=_only_spec
+        )
         self.remote_nodes: Informer[objects.RemoteNode] = Informer(
             client, resources.REMOTE_NODES, label_selector=_OURS, on_change=touched
         )
@@ -93,6 +101,7 @@ class LocalFacts:
             self.nodes,
             self.service_cidrs,
             *self.pools,
+            self.mesh_nodes,
             self.remote_nodes,
             self.service_informer,
             self.slice_informer,
@@ -111,10 +120,12 @@ class LocalFacts:
     async def wait_synced(self) -> None:
         for informer in self.informers:
             await informer.wait_synced()
+        await self.prefixes.wait_synced()
 
     def networks(self) -> LocalNetworks:
         """Prefixes and addresses that no peer may claim."""
-        nodes = [text for node in self.nodes.store.values() for text in node.spec.pod_cidrs or ()]
+        known = self.prefixes.prefixes()
+        nodes = [text for node in self.nodes.store.values() for text in (*spec_cidrs(node), *known.of(node))]
         pools = [p.spec.cidr for pools in self.pools for p in pools.store.values() if not p.spec.disabled]
         pods = [c for c in map(parse_network, (*nodes, *pools)) if c is not None]
         services = [
@@ -130,6 +141,20 @@ class LocalFacts:
             if a is not None
         ]
         return LocalNetworks(_sorted(pods), _sorted(services), tuple(sorted(addresses, key=str)))
+
+
+def _only_spec(node: objects.MeshNode) -> objects.MeshNode:
+    return msgspec.structs.replace(node, status=objects.MeshNodeStatus())
+
+
+def _respecified(changed: Callable[[], None]) -> Callable[[Change[objects.MeshNode]], None]:
+    """What agents say of themselves is nothing to plan by."""
+
+    def on_change(change: Change[objects.MeshNode]) -> None:
+        if (change.old or objects.MeshNode()).spec != (change.new or objects.MeshNode()).spec:
+            changed()
+
+    return on_change
 
 
 def _converted(resource: Resource[Any]) -> Resource[objects.RemoteClusterConfiguration]:

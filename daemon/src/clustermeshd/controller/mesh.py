@@ -33,6 +33,7 @@ _LOG = logging.getLogger(__name__)
 
 _SETTLE_S = 0.05  # a burst of events becomes one reconcile
 _RETRY_S = 1.0
+_MAX_RETRY_S = 8.0
 _STATUS_PERIOD_S = 5.0
 _STUCK_S = 120.0  # a loop that has not turned for this long is reported dead
 _RESYNC_PERIOD_S = 300.0  # what no event told (Calico's federation controller has the same period)
@@ -56,6 +57,7 @@ class Mesh:
         self._dirty_configurations = True
         self._dirty_nodes = True
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._failures: dict[str, int] = {}  # in a row, of each kind of work
         self._node_names: frozenset[str] = frozenset()
         self._in_force: dict[str, tuple[Connection | None, frozenset[Prefix]]] = {}
         self._cluster_id = ""
@@ -68,7 +70,7 @@ class Mesh:
         )
         writer = Writer(client, names.CONTROLLER_MANAGER, fence=fence)
         self._nodes = NodeMirror(self._local, self.peers, writer)
-        events = Events(client)
+        events = Events(client, fence)
         self._federator = Federator(
             self._local, self.peers, client=client, writer=writer, events=events, metrics=metrics
         )
@@ -80,6 +82,7 @@ class Mesh:
             is_settled=lambda: self._federator.is_idle,
             events=events,
             metrics=metrics,
+            fence=fence,
         )
 
     def is_alive(self) -> bool:
@@ -98,6 +101,7 @@ class Mesh:
         async with asyncio.TaskGroup() as group:
             for informer in self._local.informers:
                 group.create_task(informer.run())
+            group.create_task(self._local.prefixes.run())
             await self._local.configurations.wait_synced()
             await self._local.calico_configurations.wait_synced()
             self._follow_configurations(group)  # peers are read while our own cluster still is
@@ -184,7 +188,9 @@ class Mesh:
                 self._federator.in_force(name, peer.connection, Ranges(admitted[1]))
 
     async def _try_status(self, name: str, configuration: objects.RemoteClusterConfiguration) -> None:
-        await self._try("status", lambda: self._status.reconcile(name, configuration), self._configurations_changed)
+        await self._try(
+            f"status of {name}", lambda: self._status.reconcile(name, configuration), self._configurations_changed
+        )
 
     async def _try(self, what: str, work: Callable[[], Awaitable[None]], again: Callable[[], None]) -> None:
         """Runs a reconcile; one that fails is logged, counted and tried again, and stops no other."""
@@ -192,11 +198,16 @@ class Mesh:
         try:
             await work()
         except MeshError as error:
-            self._metrics.errors.labels(what, reason_of(error)).inc()
-            _LOG.warning("%s: %s", what, error)
-            asyncio.get_running_loop().call_later(_RETRY_S, again)
+            self._metrics.errors.labels(what.split()[0], reason_of(error)).inc()
+            failures = self._failures[what] = self._failures.get(what, 0) + 1
+            _LOG.log(logging.WARNING if failures == 1 else logging.DEBUG, "%s: %s", what, error)
+            pause_s = min(_MAX_RETRY_S, _RETRY_S * 2 ** min(failures - 1, 10))
+            asyncio.get_running_loop().call_later(pause_s, again)
+        else:
+            if self._failures.pop(what, 0) > 1:
+                _LOG.info("%s: well again", what)
         finally:
-            self._metrics.reconcile.labels(what).observe(time.monotonic() - started)
+            self._metrics.reconcile.labels(what.split()[0]).observe(time.monotonic() - started)
 
     # ---- peers
 

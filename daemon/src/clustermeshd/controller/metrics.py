@@ -50,12 +50,6 @@ class Metrics:
             "1 while nothing that is known waits to be written",
             registry=self.registry,
         )
-        self.refused_endpoints = Gauge(
-            "clustermesh_federation_refused_endpoints",
-            "Endpoints of a peer whose address is not that peer's to give",
-            ["remote_cluster_name"],
-            registry=self.registry,
-        )
         self.skipped = Gauge(
             "clustermesh_peer_skipped_objects",
             "Objects of a peer that were left out since they could not be read or were too many, counted each time",

@@ -9,12 +9,13 @@ from itertools import zip_longest
 
 from clustermeshd.controller.local import LocalFacts
 from clustermeshd.controller.peer import Peer
-from clustermeshd.kube import resources
+from clustermeshd.kube import objects, resources
 from clustermeshd.kube.writer import Writer
 from clustermeshd.model import names
 from clustermeshd.model.addresses import Address, Prefix, point_of
 from clustermeshd.model.errors import Refused
 from clustermeshd.plan import remotenodes
+from clustermeshd.plan.ipam import spec_cidrs
 from clustermeshd.plan.remotenodes import PeerNodes, PeerPlan
 
 _LOG = logging.getLogger(__name__)
@@ -70,8 +71,20 @@ class NodeMirror:
         for name in [name for name in store if name not in desired]:
             _LOG.info("removing RemoteNode %s", name)
             await self._writer.remove(resources.REMOTE_NODES, store[name])
+        await self._tell_agents()
         if refused:
             raise refused[0]
+
+    async def _tell_agents(self) -> None:
+        """Gives each node of ours the prefixes of its pods, where its Node object does not say them."""
+        known, stored = self._local.prefixes.prefixes(), self._local.mesh_nodes.store
+        for name, node in self._local.nodes.store.items():
+            told = known.of(node)
+            wanted = objects.MeshNodeSpec(() if told == spec_cidrs(node) else told)
+            actual = stored.get(name, objects.MeshNode())
+            if wanted != actual.spec:
+                mesh_node = objects.MeshNode(metadata=objects.Metadata(name=name), spec=wanted)
+                await self._writer.write(resources.MESH_NODES, mesh_node, actual=stored.get(name))
 
     def _facts(self, peer: Peer) -> PeerNodes:
         connection = peer.connection

@@ -43,6 +43,7 @@ class StatusWriter:
         nodes: NodeMirror,
         *,
         refused_endpoints: Callable[[str], list[objects.RefusedObject]],
+        fence: Callable[[], None],
         is_settled: Callable[[], bool],
         events: Events,
         metrics: Metrics,
@@ -52,6 +53,7 @@ class StatusWriter:
         self._peers = peers
         self._nodes = nodes
         self._refused_endpoints = refused_endpoints
+        self._fence = fence
         self._is_settled = is_settled
         self._unsettled: dict[str, tuple[Connection, float]] = {}
         self._settled: dict[str, Connection] = {}
@@ -81,6 +83,7 @@ class StatusWriter:
             "metadata": {"name": name, "uid": configuration.metadata.uid},
             "status": msgspec.to_builtins(wanted),
         }
+        self._fence()
         await self._client.apply(
             resources.REMOTE_CLUSTER_CONFIGURATIONS,
             body,

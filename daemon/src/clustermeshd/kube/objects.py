@@ -410,7 +410,14 @@ class MeshNodeStatus(Struct, frozen=True):
     last_change_time: str | None = None
 
 
+class MeshNodeSpec(Struct, frozen=True, omit_defaults=False):
+    """What the controller tells the agent; no prefixes where Node.spec.podCIDRs holds."""
+
+    pod_cidrs: tuple[str, ...] = msgspec.field(name="podCIDRs", default=())
+
+
 class MeshNode(Object, frozen=True):
+    spec: MeshNodeSpec = MeshNodeSpec()
     status: MeshNodeStatus = MeshNodeStatus()
 
 
