@@ -1,8 +1,8 @@
 """The selector language against the rules of facts about Calico's parser (tables of our own)."""
 
 import pytest
-from clustermeshd.selector import SelectorError, parse
-from hypothesis import given
+from clustermeshd.selector import SelectorError, ast, parse
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 MATCHES = [
@@ -149,3 +149,75 @@ def test_no_text_breaks_the_parser(text):
     else:
         position = len(str(selector))
     assert position >= 0
+
+
+_TREES = st.recursive(
+    st.one_of(
+        st.just(ast.All()),
+        st.builds(ast.Has, _LABELS),
+        st.builds(ast.Equal, _LABELS, _VALUES, st.booleans()),
+        st.builds(ast.Contains, _LABELS, _VALUES),
+        st.builds(ast.StartsWith, _LABELS, _VALUES),
+        st.builds(ast.EndsWith, _LABELS, _VALUES),
+        st.builds(ast.In, _LABELS, st.sets(_VALUES, max_size=3).map(lambda v: tuple(sorted(v))), st.booleans()),
+    ),
+    lambda inner: st.one_of(
+        st.builds(ast.And, st.lists(inner, min_size=2, max_size=3).map(tuple)),
+        st.builds(ast.Or, st.lists(inner, min_size=2, max_size=3).map(tuple)),
+        st.builds(ast.Not, st.one_of(inner.filter(lambda tree: not isinstance(tree, ast.Not)))),
+    ),
+    max_leaves=10,
+)
+
+
+@given(_TREES)
+def test_the_text_of_a_tree_gives_the_same_tree(tree):
+    assert parse(str(tree)) == tree
+
+
+def fuzz(data: bytes) -> None:
+    """Target of a fuzzer: no text does anything but parse to something stable, or be refused with a position in it."""
+    text = data.decode(errors="surrogateescape")
+    position = 0
+    try:
+        canonical = str(parse(text))
+    except SelectorError as error:
+        position, canonical = error.position, ""
+    assert 0 <= position <= len(text)
+    assert not canonical or str(parse(canonical)) == canonical
+
+
+_WORDS = [
+    b"a",
+    b"==",
+    b"!=",
+    b"'b'",
+    b'"',
+    b"in",
+    b"not",
+    b"{",
+    b"}",
+    b",",
+    b"(",
+    b")",
+    b"&&",
+    b"||",
+    b"!",
+    b" ",
+    b"\n",
+]
+_SOUP = st.lists(
+    st.one_of(st.sampled_from([*_WORDS, b"has(a)", b"all()", b"contains"]), st.binary(max_size=3)), max_size=40
+)
+
+
+@pytest.mark.slow
+@settings(max_examples=20_000)
+@given(_SOUP.map(b"".join))
+def test_fuzz_of_words_and_bytes(data):
+    fuzz(data)
+
+
+@given(_SOUP.map(b"".join))
+def test_no_soup_of_words_breaks_the_parser(data):
+    fuzz(data)
