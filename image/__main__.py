@@ -53,6 +53,7 @@ def build(apt: debian.Apt, wheels: Path, out: Path, name: str | None = None) -> 
     if not re.fullmatch(r"[a-z0-9][a-z0-9./_:-]*:[\w][\w.-]*", name):
         raise ImageError(f"{name!r} is no image name: give NAME:TAG in lower case")
     _check_python(files, packages)
+    revision = _git("rev-parse", "HEAD")
     tree = Tree()
     for package in packages:
         tree.add_deb(apt.fetch(package))
@@ -69,9 +70,9 @@ def build(apt: debian.Apt, wheels: Path, out: Path, name: str | None = None) -> 
             "org.opencontainers.image.title": "clustermeshd",
             "org.opencontainers.image.description": "Cluster mesh for Kubernetes: controller and node agent",
             "org.opencontainers.image.version": version,
-            "org.opencontainers.image.revision": _git("rev-parse", "HEAD"),
             "org.opencontainers.image.source": URL,
             "org.opencontainers.image.licenses": "Apache-2.0",
+            **({"org.opencontainers.image.revision": revision} if revision else {}),
         },
     }
     layer = tree.tar(epoch)
