@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -35,7 +34,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def lab(archive: Path) -> Iterator[Lab]:
-    lab = Lab.up(Topology.preset("demo"), name=os.environ.get("IMAGE_LAB", "h-image"))
+    lab = Lab.up(Topology.preset("demo"), name="e2e-image")
     try:
         lab.load_image(archive)
         scenario.playbook(lab, "mesh.yml", *SETTINGS)
