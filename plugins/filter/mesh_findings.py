@@ -19,6 +19,7 @@ options:
     description:
       - Results of nodes, each a dictionary of C(name), C(node) (result of M(clustermesh.core.node_preflight_info)) and C(probe)
         (result of M(clustermesh.core.underlay_probe_info)) with the names of its targets in C(targets) by address.
+      - The silence of a target that did not listen (no result, or C(busy)) is no finding.
     type: list
     elements: dict
     default: []
@@ -47,10 +48,12 @@ from ansible_collections.clustermesh.core.plugins.module_utils import _node, _pr
 def mesh_findings(clusters, nodes=(), port=4790):
     """The filter."""
     found = list(_preflight.findings(clusters))
+    probes = {item["name"]: item.get("probe") or {} for item in nodes}
+    listening = {name for name, probe in probes.items() if "silent" in probe and not probe.get("busy")}
     for item in nodes:
         found += (item.get("node") or {}).get("findings") or []
-        silent = (item.get("probe") or {}).get("silent") or ()
-        found += _node.unreachable(item["name"], [item["targets"].get(address, address) for address in silent], port)
+        silent = [item["targets"].get(address, address) for address in probes[item["name"]].get("silent") or ()]
+        found += _node.unreachable(item["name"], [other for other in silent if other in listening], port)
     facts = {item["name"]: (item.get("node") or {}).get("facts") or {} for item in nodes}
     return found + _node.unequal_mtus({name: fact.get("mtu") or 0 for name, fact in facts.items()})
 

@@ -12,7 +12,7 @@ author: The Clustermesh authors (@clustermesh)
 description:
   - Run on several nodes at the same time, listens on the overlay's UDP port, sends datagrams to the other nodes from that port
     and answers theirs. Real packets on the real port, and nothing is installed or written.
-  - Where the port is taken, as by a mesh that runs already, nothing is sent.
+  - Where the port is taken or guarded, as by a mesh that runs already, nothing is sent to others.
 options:
   address:
     description: Address of this node on the underlay.
@@ -78,6 +78,7 @@ def probe(address, port, targets, duration):
     with socket.socket(family, socket.SOCK_DGRAM) as link:
         link.bind((address, port))
         link.settimeout(AGAIN_S)
+        greet_oneself(link)
         linger = None
         while time.monotonic() < (linger or end):
             for target in silent:
@@ -87,6 +88,18 @@ def probe(address, port, targets, duration):
             if not silent and not unheard and linger is None:
                 linger = min(end, time.monotonic() + 3 * AGAIN_S)
     return sorted(silent)
+
+
+def greet_oneself(link):
+    """Raises OSError where the node drops even its own datagrams to the port, as the mesh does while no pair uses the overlay."""
+    own, until = link.getsockname()[:2], time.monotonic() + 3 * AGAIN_S
+    while time.monotonic() < until:
+        send(link, HELLO, *own)
+        with contextlib.suppress(OSError):
+            while link.recvfrom(64)[1][:2] != own:
+                pass
+            return
+    raise OSError("the node drops what comes to this port")
 
 
 def send(link, what, target, port):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from ansible_collections.clustermesh.core.plugins.filter.mesh_findings import mesh_findings
 from ansible_collections.clustermesh.core.plugins.module_utils import _node
 
 GOOD = {
@@ -45,3 +46,23 @@ def test_different_mtus_name_a_node_of_each():
     assert _node.unequal_mtus({"a": 1500, "b": 1500, "c": 0}) == []
     (found,) = _node.unequal_mtus({"a": 1500, "b": 9000})
     assert "a has 1500, b has 9000" in found["message"]
+
+
+def seen(name, targets, **probe):
+    return {"name": name, "targets": {f"192.0.2.{target[1:]}": target for target in targets}, "probe": probe}
+
+
+def test_the_silence_of_a_node_that_did_not_listen_is_no_finding():
+    off_and_meshed = [
+        seen("n1", ["n2", "n3"], busy="", silent=["192.0.2.2", "192.0.2.3"]),
+        seen("n2", ["n1"], busy="the port is taken", silent=[]),
+    ]
+    assert mesh_findings([], off_and_meshed) == []
+
+
+def test_nodes_that_both_listened_and_did_not_hear_of_each_other_are_findings():
+    cut = [
+        seen("n1", ["n2"], busy="", silent=["192.0.2.2"]),
+        seen("n2", ["n1"], busy="", silent=["192.0.2.1"]),
+    ]
+    assert [finding["cluster"] for finding in mesh_findings([], cut)] == ["n1,n2", "n2,n1"]
