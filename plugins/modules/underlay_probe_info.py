@@ -67,7 +67,8 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
-HELLO, ANSWER = b"clustermesh probe hello", b"clustermesh probe answer"
+HELLO = b"clustermesh probe hello"
+ANSWER = b"clustermesh probe answer"
 AGAIN_S = 0.3
 
 
