@@ -120,12 +120,14 @@ class Peer:
 
     async def _watch_secret_access(self, secrets: Informer[objects.Secret]) -> None:
         """Tells why the Secret cannot be read (no Role, no such namespace), until it can."""
+        told: MeshError | None = None
         while not secrets.has_synced:
             if secrets.error is not None:
-                self._problem = secrets.error
+                self._problem = told = secrets.error
                 self._status_changed(self.name)
             await asyncio.sleep(1)
-        self._problem = None
+        if self._problem is told:  # what was found in the Secret meanwhile stays
+            self._problem = None
 
     async def _follow(self, group: asyncio.TaskGroup, secrets: Informer[objects.Secret], where: str) -> None:
         while True:
