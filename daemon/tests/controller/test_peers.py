@@ -152,6 +152,7 @@ async def test_agents_of_a_calico_cluster_are_told_the_prefixes_of_their_pods(ap
     await put(east, kind)
     await eventually(lambda: _served(east, "crd.projectcalico.org", "v1"))
     nodes = [node(one["name"], one["address"], *one["podCIDRs"]) for one in BLOCKS["nodes"]]
+    await delete(east, *nodes)  # a Node's prefixes cannot be changed
     try:
         await put(east, *nodes, *blocks)
         async with controller(api):
