@@ -48,10 +48,11 @@ async def test_nodes_are_mirrored_services_federated_and_status_tells(api, remot
     async with controller(api) as (_, metrics):
 
         async def complete():
-            return await addresses(east, "reviews") == ["10.1.0.5", "10.2.0.5"]
+            return await addresses(east, "reviews") == ["10.1.0.5", "10.2.0.5"] and await remote_nodes(east) == {
+                "west.n1": ("10.2.0.0/24",)
+            }
 
         await eventually(complete)
-        assert await remote_nodes(east) == {"west.n1": ("10.2.0.0/24",)}
         slices, _ = await east.list(
             resources.ENDPOINT_SLICES, NS, label_selector=f"{names.SLICE_MANAGED_BY}={names.SLICE_MANAGER}"
         )
