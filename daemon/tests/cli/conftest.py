@@ -31,7 +31,7 @@ from cli_world import (
 )
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def peer_kubeconfig(remote_api: ControlPlane) -> str:
     """What the access Secret of west holds."""
     binding = thing("ClusterRoleBinding", "peer", None, "rbac.authorization.k8s.io/v1")
@@ -45,7 +45,7 @@ def _clear(api: ControlPlane, kinds: str) -> None:
     kubectl(api, "delete", kinds, "--all", "--ignore-not-found")
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def east(
     api: ControlPlane, remote_api: ControlPlane, peer_kubeconfig: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ControlPlane]:
