@@ -64,6 +64,7 @@ CONDITIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "Routed": {
         "OverlayEnabled": ("True", "The peer's nodes are given to the agents."),
         "OverlayDisabled": ("Unknown", "`overlayRoutingMode` is Disabled: routing is the underlay's."),
+        "OneWay": ("False", "The peer has no configuration that leads here: its nodes drop what ours send."),
         "NoNodes": ("False", "No node of the peer is admitted yet."),
     },
     "Degraded": {

@@ -49,6 +49,14 @@ def remote_api() -> Iterator[ControlPlane]:
 
 
 @pytest.fixture
+def meshed_remote_api(remote_api: ControlPlane) -> Iterator[ControlPlane]:
+    """The second cluster with our kinds, as long as a test."""
+    install_crds(remote_api)
+    yield remote_api
+    kubectl(remote_api, "delete", "-f", str(CRDS))
+
+
+@pytest.fixture
 def fragile_api() -> Iterator[ControlPlane]:
     """An API server of one test, to be stopped, killed and compacted."""
     with ControlPlane(name="fragile") as running:

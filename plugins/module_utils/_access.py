@@ -30,6 +30,7 @@ REMOTE_RULES = [
     _rule([""], ["nodes", "namespaces", "pods", "serviceaccounts", "services", "endpoints"], READ),
     _rule(["discovery.k8s.io"], ["endpointslices"], READ),
     _rule(["crd.projectcalico.org", "projectcalico.org"], CALICO, READ),
+    _rule(["clustermesh.io"], ["remoteclusterconfigurations"], WATCH),  # whether the peering is mutual
 ]
 CONTROLLER_RULES = [
     _rule([""], ["nodes", "pods", "services"], WATCH),

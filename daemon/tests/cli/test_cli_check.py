@@ -259,14 +259,10 @@ def test_the_controllers_right_to_the_secret_is_asked_of_the_api_server(east: Co
 
 
 @pytest.fixture
-def meshed_west(remote_api: ControlPlane) -> Iterator[ControlPlane]:
+def meshed_west(meshed_remote_api: ControlPlane) -> ControlPlane:
     """West with our kinds, as long as a test."""
-    crds = str(ROOT / "roles" / "mesh_crds" / "files")
-    kubectl(remote_api, "apply", "--server-side", "-f", crds)
-    kubectl(remote_api, "wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
-    apply(remote_api, thing("Namespace", names.NAMESPACE))
-    yield remote_api
-    kubectl(remote_api, "delete", "-f", crds)
+    apply(meshed_remote_api, thing("Namespace", names.NAMESPACE))
+    return meshed_remote_api
 
 
 def test_the_other_direction_is_looked_at_with_the_peers_own_kubeconfig(east: ControlPlane, meshed_west: ControlPlane):
@@ -297,6 +293,27 @@ def test_the_other_direction_is_looked_at_with_the_peers_own_kubeconfig(east: Co
     assert {west[name][0] for name in ("overlay alignment", "VXLAN alignment")} == {"ok"}
 
 
+def test_the_other_direction_is_known_to_a_credential_that_may_list_configurations(
+    east: ControlPlane, meshed_west: ControlPlane
+):
+    def told() -> tuple[str, str]:
+        done = clustermesh(east.kubeconfig, "check", "west", "-o", "json")
+        return lines(done, "peer west")["other direction"][:2]
+
+    rule = {"apiGroups": ["clustermesh.io"], "resources": ["remoteclusterconfigurations"], "verbs": ["list", "watch"]}
+    apply(meshed_west, {**READER, "rules": [*READER["rules"], rule]})
+    try:
+        one_way = "one direction only: no RemoteClusterConfiguration there leads to this cluster"
+        eventually(lambda: told() == ("FAIL", one_way))
+        apply(meshed_west, configuration("somebody", "somebody"))
+        assert told() == ("warn", "not known: somebody there has not reached its cluster yet")
+        own_id = kubectl(east, "get", "namespace", "kube-system", "-o", "jsonpath={.metadata.uid}")
+        apply(meshed_west, {**configuration("somebody", "somebody"), "status": {"clusterID": own_id}})
+        assert told() == ("ok", "somebody there leads to this cluster")
+    finally:
+        apply(meshed_west, READER)
+
+
 def test_probes_that_are_all_answered_prove_the_other_direction(east: ControlPlane):
     try:
         apply(east, mesh_node("e1", paths={"reachable": 1}))
@@ -310,7 +327,7 @@ def test_probes_that_are_all_answered_prove_the_other_direction(east: ControlPla
 
 def test_the_rights_that_are_checked_are_those_that_ansible_grants():
     source = (ROOT / "plugins" / "module_utils" / "_access.py").read_text()
-    wanted = ("_rule", "READ", "CALICO", "REMOTE_RULES")
+    wanted = ("_rule", "READ", "WATCH", "CALICO", "REMOTE_RULES")
     tree = ast.parse(source)
     tree.body = [n for n in tree.body if getattr(n, "name", "") in wanted or _assigned(n) in wanted]
     found: dict[str, Any] = {}

@@ -243,6 +243,32 @@ async def test_a_node_without_prefixes_is_reached_pod_by_pod(api, remote_api, ea
     await delete(west, *others, pod("b", "n1", ""), pod("done", "n1", ""))
 
 
+async def test_a_peer_that_does_not_read_us_is_one_way(api, meshed_remote_api, east, west):
+    """Its configurations are read as they come and go; what is programmed is not the other side's to take away."""
+    await put(west, node("n1", "192.168.2.1", "10.2.0.0/24"))
+    await join(east, meshed_remote_api)
+    own_id = (await east.get(resources.NAMESPACES, "kube-system")).metadata.uid
+
+    def routed(status: str, reason: str):
+        async def check() -> bool:
+            return (await conditions(east, "west")).get("Routed") == (status, reason)
+
+        return check
+
+    theirs = configuration("east", "east")
+    async with controller(api):
+        await eventually(routed("False", "OneWay"))
+        await put(west, theirs)
+        await eventually(routed("True", "OverlayEnabled"))  # it has not reached its cluster: nothing is claimed
+        await put(west, theirs | {"status": {"clusterID": "another"}})
+        await eventually(routed("False", "OneWay"))
+        await put(west, theirs | {"status": {"clusterID": own_id}})
+        await eventually(routed("True", "OverlayEnabled"))
+        await delete(west, theirs)
+        await eventually(routed("False", "OneWay"))
+        assert await remote_nodes(east) == {"west.n1": ("10.2.0.0/24",)}
+
+
 async def test_pods_are_not_read_where_every_node_has_prefixes(api, remote_api, east, west):
     await put(west, node("n1", "192.168.2.1", "10.2.0.0/24"))
     await join(east, remote_api)

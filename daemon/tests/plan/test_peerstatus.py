@@ -50,6 +50,9 @@ def test_a_peer_in_sync_says_so():
             {"Synced": ("False", "Stale"), "Routed": ("True", "OverlayEnabled")},
         ),
         (FINE, "Disabled", {"Routed": ("Unknown", "OverlayDisabled")}),
+        (replace(FINE, is_mutual=True), "Enabled", {"Routed": ("True", "OverlayEnabled")}),
+        (replace(FINE, is_mutual=False), "Enabled", {"Routed": ("False", "OneWay")}),
+        (replace(FINE, is_mutual=False), "Disabled", {"Routed": ("Unknown", "OverlayDisabled")}),
         (PeerFacts(identified=True, synced=True), "Enabled", {"Routed": ("False", "NoNodes")}),
         (
             PeerFacts(identified=True, synced=True, refused=(REFUSED,)),

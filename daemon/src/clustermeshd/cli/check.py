@@ -25,6 +25,9 @@ from clustermeshd.runtime.logs import escape
 
 T = TypeVar("T", bound=objects.Object)
 
+_ONE_WAY = "one direction only: no RemoteClusterConfiguration there leads to this cluster"
+_JOIN = "create it there (mesh.yml does both), or accept no overlay"
+
 
 class Summary(Document, frozen=True):
     ok: int
@@ -155,22 +158,36 @@ def _unmatched(sides: Sequence[OtherSide], probes: Sequence[Probe], checks: list
 
 
 def _direction(local: check_mesh.Local, found: Probe, sides: Sequence[OtherSide]) -> None:
-    """Whether the peer reads this cluster too, which only its own people can be asked."""
+    """Whether the peer reads this cluster too; a kubeconfig of its people tells more than a peer's."""
     side = next((s for s in sides if s.cluster_id and s.cluster_id == found.cluster_id), None)
     if side is not None:
         _compare(local, found, side)
     elif found.configuration.spec.sync_options.overlay_routing_mode == "Enabled" and check_mesh.is_answered(local):
         found.tell("other direction", "ok", "every probe of the agents is answered, so its nodes know this cluster's")
+    elif found.theirs is None:
+        told = "not checked: the credential may not read RemoteClusterConfigurations there, or there are none such"
+        how = "apply the role mesh_access there, or name a kubeconfig of that cluster with --peer-kubeconfig"
+        found.tell("other direction", "warn", told, how)
     else:
-        told = "not checked: the credential of a peer may not read RemoteClusterConfigurations"
-        found.tell("other direction", "warn", told, "name a kubeconfig of that cluster with --peer-kubeconfig")
+        _look_back(local, found, found.theirs)
+
+
+def _look_back(local: check_mesh.Local, found: Probe, theirs: Sequence[objects.RemoteClusterConfiguration]) -> None:
+    back = next((c.metadata.name for c in theirs if c.status.cluster_id == local.cluster_id), None)
+    unknown = ", ".join(c.metadata.name for c in theirs if not c.status.cluster_id)
+    if back is not None:
+        found.tell("other direction", "ok", f"{back} there leads to this cluster")
+    elif unknown:
+        told = f"not known: {unknown} there has not reached its cluster yet"
+        found.tell("other direction", "warn", told, "there: clustermesh check")
+    else:
+        found.tell("other direction", "FAIL", _ONE_WAY, _JOIN)
 
 
 def _compare(local: check_mesh.Local, found: Probe, side: OtherSide) -> None:
     back = next((peer for peer in side.peers if side.leads_to[peer.metadata.name] == local.cluster_id), None)
     if back is None:
-        told = "one direction only: no RemoteClusterConfiguration there leads to this cluster"
-        found.tell("other direction", "FAIL", told, "create it there (mesh.yml does both), or accept no overlay")
+        found.tell("other direction", "FAIL", _ONE_WAY, _JOIN)
         return
     state = next((c for c in back.status.conditions or () if c.type == "Synced"), None)
     if state is not None and state.status == "True":

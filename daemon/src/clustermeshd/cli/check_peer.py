@@ -47,6 +47,7 @@ class Probe:
     cluster_id: str = ""
     nodes: list[objects.Node] | None = None
     prefixes: ipam.PodPrefixes = field(default_factory=ipam.PodPrefixes)
+    theirs: list[objects.RemoteClusterConfiguration] | None = None  # its own peers
 
     @property
     def name(self) -> str:
@@ -102,6 +103,8 @@ async def _steps(client: Client, found: Probe, timeout_s: float) -> None:
         found.nodes, _ = await remote.list(resources.NODES)
         found.tell("nodes", "ok", f"{len(found.nodes)} are listed")
         await _prefixes(found, remote, blocks)
+        with suppress(Forbidden, NotFound):  # an account of an older release, or a cluster without our kinds
+            found.theirs, _ = await remote.list(resources.REMOTE_CLUSTER_CONFIGURATIONS)
 
 
 def _credential(found: Probe, access: Access) -> None:

@@ -20,6 +20,7 @@ _FIXES: Final[dict[str, str]] = {
     "NotListed": "wait for the first complete list; when it lasts, clustermesh check tells why",
     "Stale": "see Connected; the last known state is kept until the peer answers again",
     "NoNodes": "see the refused objects of this peer; are there nodes with an InternalIP?",
+    "OneWay": "join that cluster too (mesh.yml does both directions), or set overlayRoutingMode to Disabled",
     "NeverSeen": "does the controller run? systemctl status clustermesh-controller, or its Deployment",
     "NotLeading": "start a controller: systemctl status clustermesh-controller, or its Deployment",
     # admission

@@ -23,6 +23,8 @@ _LOG = logging.getLogger(__name__)
 _RETRY_S = 5.0
 _REFUSED_RETRY_S = 30.0
 _VERSION_PERIOD_S = 300.0
+_PEERS_OF_PEER = 1_000
+_DIRECTION_BACKOFF_S = 300.0  # an account of an older release may not read them, and nobody needs to know often
 
 
 class Connection:
@@ -43,6 +45,7 @@ class Connection:
         nodes_changed: Callable[[], None],
         services_changed: Callable[[ServiceName], None],
         namespaces_changed: Callable[[], None],
+        directions_changed: Callable[[], None],
     ) -> None:
         self.access = access
         self.limits = limits
@@ -81,6 +84,14 @@ class Connection:
             limits=Limits(limits.endpoint_slices, limits.object_bytes),
         )
         self.prefixes = PrefixSource(self._client, self.nodes, limits, nodes_changed)
+        self._configurations: Informer[objects.RemoteClusterConfiguration] = Informer(
+            self._client,
+            resources.REMOTE_CLUSTER_CONFIGURATIONS,
+            on_change=lambda change: _direction_changed(change, directions_changed),
+            keep=_slim_configuration,
+            limits=Limits(_PEERS_OF_PEER, limits.object_bytes),
+            max_backoff_s=_DIRECTION_BACKOFF_S,
+        )
 
     @property
     def informers(self) -> tuple[Informer[Any], ...]:
@@ -97,6 +108,18 @@ class Connection:
         """Why the peer cannot be read right now; None while everything flows."""
         failed = (informer.error for informer in self.informers if informer.error is not None)
         return self.problem or self.prefixes.error or next(failed, None)
+
+    def leads_to(self, cluster_id: str) -> bool | None:
+        """Whether the peer reads that cluster, by its own configurations; None where they do not tell.
+
+        They do not where the peer has other software, or an account of an older release, or where a configuration
+        of theirs has not reached its cluster yet.
+        """
+        told = [configuration.status.cluster_id for configuration in self._configurations.store.values()]
+        if cluster_id in told:
+            return True
+        is_known = self._configurations.has_synced and self._configurations.served and "" not in told
+        return False if is_known and not self._configurations.is_full else None
 
     @property
     def last_event_age_s(self) -> float:
@@ -116,6 +139,7 @@ class Connection:
                     group.create_task(informer.run())
                 group.create_task(self.prefixes.run())
                 group.create_task(self._follow_version())
+                group.create_task(self._configurations.run())  # what it tells is nothing to wait for
 
     async def _follow_version(self) -> None:
         """A server may be upgraded under a connection."""
@@ -176,6 +200,21 @@ def _node_changed(change: Change[objects.Node], changed: Callable[[], None]) -> 
 
 def _relevant(node: objects.Node) -> tuple[object, ...]:
     return node.spec, node.status.addresses, node.annotations, node.metadata.creation_timestamp
+
+
+def _direction_changed(change: Change[objects.RemoteClusterConfiguration], changed: Callable[[], None]) -> None:
+    old, new = change.old, change.new
+    if old is None or new is None or old.status.cluster_id != new.status.cluster_id:
+        changed()
+
+
+def _slim_configuration(theirs: objects.RemoteClusterConfiguration) -> objects.RemoteClusterConfiguration:
+    """Name, and the cluster it leads to."""
+    meta, cluster_id = theirs.metadata, theirs.status.cluster_id
+    return objects.RemoteClusterConfiguration(
+        metadata=objects.Metadata(name=meta.name, resource_version=meta.resource_version),
+        status=objects.RemoteClusterConfigurationStatus(cluster_id=cluster_id),
+    )
 
 
 def _slim_namespace(namespace: objects.Namespace) -> objects.Namespace:

@@ -83,6 +83,7 @@ class Mesh:
             events=events,
             metrics=metrics,
             fence=fence,
+            cluster_id=lambda: self._cluster_id,
         )
 
     def is_alive(self) -> bool:

@@ -194,6 +194,7 @@ class Peer:
             nodes_changed=self._nodes_changed,
             services_changed=self._services_changed,
             namespaces_changed=self._namespaces_changed,
+            directions_changed=lambda: self._status_changed(self.name),
         )
 
     def _promote(self, made: Connection) -> None:

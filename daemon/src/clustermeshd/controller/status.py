@@ -47,6 +47,7 @@ class StatusWriter:
         is_settled: Callable[[], bool],
         events: Events,
         metrics: Metrics,
+        cluster_id: Callable[[], str],
     ) -> None:
         """``is_settled`` says whether endpoints were judged by what is known now."""
         self._client = client
@@ -59,6 +60,7 @@ class StatusWriter:
         self._settled: dict[str, Connection] = {}
         self._events = events
         self._metrics = metrics
+        self._cluster_id = cluster_id
 
     async def reconcile(self, name: str, configuration: objects.RemoteClusterConfiguration) -> None:
         """Writes the status of one peer if it differs from what ``configuration`` carries."""
@@ -129,6 +131,7 @@ class StatusWriter:
         return PeerFacts(
             error=peer.error,
             identified=bool(peer.cluster_id),
+            is_mutual=connection.leads_to(self._cluster_id()) if connection is not None else None,
             synced=connection is not None,
             cluster_id=peer.cluster_id,
             server_version=newest.server_version if newest is not None else "",

@@ -17,11 +17,13 @@ _KIND = "RemoteClusterConfiguration"
 class PeerFacts:
     """Facts about a peer; ``last_sync``, ``last_event`` and ``credential_expiry`` are RFC 3339 times or empty.
 
-    ``credential`` is the fingerprint of what the synced connection authenticates with.
+    ``credential`` is the fingerprint of what the synced connection authenticates with. ``is_mutual`` is whether the
+    peer reads this cluster too, None where that is not known.
     """
 
     error: MeshError | None = None
     identified: bool = False
+    is_mutual: bool | None = None
     synced: bool = False
     cluster_id: str = ""
     server_version: str = ""
@@ -70,10 +72,14 @@ def _synced(facts: PeerFacts) -> Verdict:
 
 
 def _routed(configuration: objects.RemoteClusterConfiguration, facts: PeerFacts) -> Verdict:
+    one_way = "one direction only: no RemoteClusterConfiguration there leads to this cluster"
     if configuration.spec.sync_options.overlay_routing_mode != "Enabled":
-        return Verdict("Routed", None, "OverlayDisabled", "routing is left to the underlay")
+        told = "routing is left to the underlay"
+        return Verdict("Routed", None, "OverlayDisabled", f"{told}; {one_way}" if facts.is_mutual is False else told)
     if facts.nodes == 0:
         return Verdict("Routed", False, "NoNodes", "no node of this peer is admitted yet")
+    if facts.is_mutual is False:
+        return Verdict("Routed", False, "OneWay", f"{one_way}, so its nodes drop what comes from here")
     return Verdict("Routed", True, "OverlayEnabled", f"{facts.nodes} nodes are given to the agents")
 
 
