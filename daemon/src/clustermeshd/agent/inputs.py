@@ -7,8 +7,6 @@ import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 
-import msgspec
-
 from clustermeshd.agent.engine import Inputs
 from clustermeshd.kube import informer, objects, resources
 from clustermeshd.kube.client import Client
@@ -44,7 +42,7 @@ class ClusterInputs:
             resources.MESH_NODES,
             field_selector=f"metadata.name={node_name}",
             on_change=self._on_mesh_node,
-            keep=_only_spec,
+            keep=objects.MeshNode.told,
         )
         self._pending: dict[str, Change] | None = None  # by name, since the last look; None: look at everything
 
@@ -137,12 +135,11 @@ class ClusterInputs:
 
     def _on_node(self, change: informer.Change[objects.Node]) -> None:
         """Heartbeats rewrite a Node's status all the time; only what planning reads counts."""
-        old, new = change.old, change.new
-        if old is None or new is None or local_node(old, "") != local_node(new, ""):
+        if change.differs_in(lambda node: local_node(node, "")):
             self._touch()
 
     def _on_mesh_node(self, change: informer.Change[objects.MeshNode]) -> None:
-        if (change.old or objects.MeshNode()).spec != (change.new or objects.MeshNode()).spec:
+        if change.differs_in(lambda node: node.spec):
             self._touch()
 
     async def _identify(self) -> None:
@@ -163,8 +160,3 @@ class ClusterInputs:
         """A list without objects changes nothing and still completes the inputs."""
         await self.wait_synced()
         self._touch()
-
-
-def _only_spec(node: objects.MeshNode) -> objects.MeshNode:
-    """Without what this very agent writes."""
-    return msgspec.structs.replace(node, status=objects.MeshNodeStatus())

@@ -23,6 +23,7 @@ from typing import Final
 from clustermeshd.agent.metrics import Metrics
 from clustermeshd.model.settings import Probing
 from clustermeshd.plan.paths import STATES, Path, PathSummary, Result, Target, sample, summarise
+from clustermeshd.runtime.rate import Rate
 
 _LOG = logging.getLogger(__name__)
 _DATAGRAM: Final = struct.Struct("!4sBBHQQ")  # magic, version, type, unused, session, sequence
@@ -32,7 +33,8 @@ _FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 _IP_FREEBIND, _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _IPV6_FREEBIND, _PROBE = 15, 10, 23, 78, 3
 _MOST_PROBLEMS: Final = 20
 _MOST_READ: Final = 256  # datagrams at a time
-_ANSWERS_PER_S: Final = (50.0, 5000.0)  # to one source, and to all
+_ANSWERS_PER_S: Final = 5000
+_ANSWERS_TO_ONE_PER_S: Final = 50
 _HEARD_ROUNDS: Final = 3  # rounds for which the other end's own probes count as heard
 
 
@@ -62,8 +64,8 @@ class Prober:
         self._sequence = 0
         self._waiting: dict[int, tuple[_Round, int, float]] = {}
         self._known: dict[str, float] = {}  # tunnel addresses of remote nodes, and when their probes were heard last
-        self._tokens, self._refilled_at = _ANSWERS_PER_S[1], time.monotonic()
-        self._allowance: dict[str, tuple[float, float]] = {}  # by source: tokens, and when they were counted
+        self._answers = Rate(_ANSWERS_PER_S, _ANSWERS_PER_S)
+        self._answers_to: dict[str, Rate] = {}
         self._turn = 0
         self._refused: str = ""
 
@@ -91,7 +93,7 @@ class Prober:
         targets = list(await asyncio.to_thread(self._targets))
         self._bind({target.local for target in targets})
         self._known = {target.address: self._known.get(target.address, 0.0) for target in targets}
-        self._allowance = {source: held for source, held in self._allowance.items() if source in self._known}
+        self._answers_to = {source: rate for source, rate in self._answers_to.items() if source in self._known}
         picked = await asyncio.to_thread(sample, targets, self._settings.sample, self._turn)
         chosen = {target.key: target for target in picked}
         self._turn += 1
@@ -221,15 +223,12 @@ class Prober:
 
     def _may_answer(self, source: str) -> bool:
         """Within the rate of that source and within that of all: one that floods us takes nothing from others."""
-        now = time.monotonic()
-        tokens, since = self._allowance.get(source, (_ANSWERS_PER_S[0], now))
-        tokens = min(_ANSWERS_PER_S[0], tokens + (now - since) * _ANSWERS_PER_S[0])
-        self._tokens = min(_ANSWERS_PER_S[1], self._tokens + (now - self._refilled_at) * _ANSWERS_PER_S[1])
-        self._refilled_at = now
-        is_allowed = tokens >= 1 and self._tokens >= 1
-        self._allowance[source] = (tokens - is_allowed, now)
-        self._tokens -= is_allowed
-        return is_allowed
+        own = self._answers_to.setdefault(source, Rate(_ANSWERS_TO_ONE_PER_S, _ANSWERS_TO_ONE_PER_S))
+        if not own.has_room or not self._answers.has_room:
+            return False
+        own.take()
+        self._answers.take()
+        return True
 
 
 def _socket(address: str, port: int) -> socket.socket:

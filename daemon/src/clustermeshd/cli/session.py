@@ -7,8 +7,6 @@ stumble over. All peers are asked at once: a dead one costs one time-out, and ne
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -20,7 +18,7 @@ import yaml
 
 from clustermeshd import __version__
 from clustermeshd.kube import objects, resources
-from clustermeshd.kube.access import Access, from_file, from_secret
+from clustermeshd.kube.access import Access, from_file, from_secret, kubeconfig_in
 from clustermeshd.kube.client import Client
 from clustermeshd.kube.errors import Forbidden, NotFound, Unreachable
 from clustermeshd.model.errors import Fatal, MeshError, Refused
@@ -100,21 +98,7 @@ async def secret_content(local_client: Client, peer: objects.RemoteClusterConfig
     except NotFound as error:
         fix = f"create it with the key kubeconfig, or correct spec.clusterAccessSecret of {peer.metadata.name}"
         raise Refused("SecretMissing", "there is no such Secret", where=where, fix=fix) from error
-    return _kubeconfig(secret.data or {}, where), where
-
-
-def _kubeconfig(data: dict[str, str], where: str) -> bytes:
-    try:
-        kind = base64.b64decode(data.get("datastoreType", ""), validate=True).decode().strip()
-        content = base64.b64decode(data.get("kubeconfig", ""), validate=True)
-    except (binascii.Error, UnicodeDecodeError):
-        raise Refused("SecretInvalid", "a value is not base64 text", where=where, fix="create it again") from None
-    if kind not in ("", "kubernetes"):
-        raise Refused("DatastoreRefused", f"datastoreType is {kind!r}", where=where, fix="set it to kubernetes")
-    if not content:
-        fix = "add the remote kubeconfig"
-        raise Refused("SecretInvalid", "the key kubeconfig is missing or empty", where=where, fix=fix)
-    return content
+    return kubeconfig_in(secret.data or {}, where), where
 
 
 async def ask(

@@ -15,7 +15,7 @@ from clustermeshd.controller.prefixes import PrefixSource
 from clustermeshd.kube import objects, resources
 from clustermeshd.kube.access import Access
 from clustermeshd.kube.client import Client
-from clustermeshd.kube.informer import Change, Informer, Limits
+from clustermeshd.kube.informer import Change, Informer, Limits, when_other
 from clustermeshd.model.errors import MeshError, Refused, Retriable
 
 _LOG = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Connection:
         self.nodes: Informer[objects.Node] = Informer(
             self._client,
             resources.NODES,
-            on_change=lambda change: _node_changed(change, nodes_changed),
+            on_change=when_other(nodes_changed, _planned_by),
             limits=Limits(limits.nodes, limits.object_bytes),
         )
         self.namespaces: Informer[objects.Namespace] = Informer(
@@ -87,7 +87,7 @@ class Connection:
         self._configurations: Informer[objects.RemoteClusterConfiguration] = Informer(
             self._client,
             resources.REMOTE_CLUSTER_CONFIGURATIONS,
-            on_change=lambda change: _direction_changed(change, directions_changed),
+            on_change=when_other(directions_changed, lambda theirs: theirs.status.cluster_id),
             keep=_slim_configuration,
             limits=Limits(_PEERS_OF_PEER, limits.object_bytes),
             max_backoff_s=_DIRECTION_BACKOFF_S,
@@ -173,7 +173,7 @@ class Connection:
                 return
 
     def _namespace_changed(self, change: Change[objects.Namespace], changed: Callable[[], None]) -> None:
-        if change.old is None or change.new is None or change.old.labels != change.new.labels:
+        if change.differs_in(lambda namespace: namespace.labels):
             changed()
         if change.new is not None and change.new.metadata.name == "kube-system":
             self._identity_read(change.new.metadata.uid)
@@ -192,20 +192,9 @@ class Connection:
         self._nodes_changed()
 
 
-def _node_changed(change: Change[objects.Node], changed: Callable[[], None]) -> None:
-    """Heartbeats rewrite a Node's status every few seconds; only what a plan reads counts."""
-    if change.old is None or change.new is None or _relevant(change.old) != _relevant(change.new):
-        changed()
-
-
-def _relevant(node: objects.Node) -> tuple[object, ...]:
+def _planned_by(node: objects.Node) -> tuple[object, ...]:
+    """What a plan reads of it: heartbeats rewrite its status every few seconds."""
     return node.spec, node.status.addresses, node.annotations, node.metadata.creation_timestamp
-
-
-def _direction_changed(change: Change[objects.RemoteClusterConfiguration], changed: Callable[[], None]) -> None:
-    old, new = change.old, change.new
-    if old is None or new is None or old.status.cluster_id != new.status.cluster_id:
-        changed()
 
 
 def _slim_configuration(theirs: objects.RemoteClusterConfiguration) -> objects.RemoteClusterConfiguration:

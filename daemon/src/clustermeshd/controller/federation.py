@@ -22,7 +22,6 @@ from clustermeshd.controller.local import LocalFacts
 from clustermeshd.controller.metrics import Metrics
 from clustermeshd.controller.peer import Peer
 from clustermeshd.controller.queue import FairQueue
-from clustermeshd.controller.rate import Rate
 from clustermeshd.controller.written import Written, digest, is_written
 from clustermeshd.kube import objects, resources
 from clustermeshd.kube.client import Client
@@ -36,6 +35,7 @@ from clustermeshd.plan.federation import Backing, Federated, Kept
 from clustermeshd.plan.matching import Matches
 from clustermeshd.plan.peerstatus import reason_of
 from clustermeshd.plan.staleness import Freshness, Policy, annotated, policy_of
+from clustermeshd.runtime.rate import Rate
 
 _LOG = logging.getLogger(__name__)
 
@@ -104,11 +104,6 @@ class Federator:
     def is_idle(self) -> bool:
         """Whether everything that is known was written."""
         return not len(self._queue) and not self._busy and not self._due
-
-    @property
-    def federated(self) -> frozenset[ServiceName]:
-        """Services that carry the annotation."""
-        return frozenset(self._federated)
 
     def refused(self, cluster: str) -> list[objects.RefusedObject]:
         """Endpoints of a peer that were not admitted."""

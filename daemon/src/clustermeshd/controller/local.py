@@ -6,14 +6,12 @@ from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
-import msgspec
-
 from clustermeshd.controller.facts import ServiceFacts, ServiceName, slim_service
 from clustermeshd.controller.prefixes import PrefixSource
 from clustermeshd.controller.written import Written, WrittenSlices, summary
 from clustermeshd.kube import objects, resources
 from clustermeshd.kube.client import Client
-from clustermeshd.kube.informer import Change, Informer
+from clustermeshd.kube.informer import Change, Informer, when_other
 from clustermeshd.kube.resources import Resource
 from clustermeshd.model import names
 from clustermeshd.model.addresses import parse_address, parse_network
@@ -55,7 +53,9 @@ class LocalFacts:
             on_change=lambda _: configurations_changed(),
             keep=from_calico,
         )
-        self.nodes: Informer[objects.Node] = Informer(client, resources.NODES, on_change=_relevant(nodes_changed))
+        self.nodes: Informer[objects.Node] = Informer(
+            client, resources.NODES, on_change=when_other(nodes_changed, lambda node: (node.spec, node.status))
+        )
         self.service_cidrs: Informer[objects.ServiceCIDR] = Informer(
             client, resources.SERVICE_CIDRS, on_change=touched
         )
@@ -64,7 +64,10 @@ class LocalFacts:
         )
         self.prefixes = PrefixSource(client, self.nodes, objects.ImportLimits(), nodes_changed)
         self.mesh_nodes: Informer[objects.MeshNode] = Informer(
-            client, resources.MESH_NODES, on_change=_respecified(nodes_changed), keep=_only_spec
+            client,
+            resources.MESH_NODES,
+            on_change=when_other(nodes_changed, lambda node: node.spec),
+            keep=objects.MeshNode.told,
         )
         self.remote_nodes: Informer[objects.RemoteNode] = Informer(
             client, resources.REMOTE_NODES, label_selector=_OURS, on_change=touched
@@ -143,20 +146,6 @@ class LocalFacts:
         return LocalNetworks(_sorted(pods), _sorted(services), tuple(sorted(addresses, key=str)))
 
 
-def _only_spec(node: objects.MeshNode) -> objects.MeshNode:
-    return msgspec.structs.replace(node, status=objects.MeshNodeStatus())
-
-
-def _respecified(changed: Callable[[], None]) -> Callable[[Change[objects.MeshNode]], None]:
-    """What agents say of themselves is nothing to plan by."""
-
-    def on_change(change: Change[objects.MeshNode]) -> None:
-        if (change.old or objects.MeshNode()).spec != (change.new or objects.MeshNode()).spec:
-            changed()
-
-    return on_change
-
-
 def _converted(resource: Resource[Any]) -> Resource[objects.RemoteClusterConfiguration]:
     """A kind that is decoded as what it is and kept in our terms."""
     return resource
@@ -169,14 +158,3 @@ def _summed(resource: Resource[Any]) -> Resource[Written]:
 
 def _sorted(networks: list[IPv4Network | IPv6Network]) -> tuple[IPv4Network | IPv6Network, ...]:
     return tuple(sorted(set(networks), key=str))
-
-
-def _relevant(changed: Callable[[], None]) -> Callable[[Change[objects.Node]], None]:
-    """Heartbeats rewrite a Node's status every few seconds; only addresses and prefixes count."""
-
-    def on_change(change: Change[objects.Node]) -> None:
-        old, new = change.old, change.new
-        if old is None or new is None or (old.spec, old.status) != (new.spec, new.status):
-            changed()
-
-    return on_change

@@ -12,7 +12,7 @@ from clustermeshd.controller.peer import Peer
 from clustermeshd.kube import objects, resources
 from clustermeshd.kube.writer import Writer
 from clustermeshd.model import names
-from clustermeshd.model.addresses import Address, Prefix, point_of
+from clustermeshd.model.addresses import Prefix
 from clustermeshd.model.errors import Refused
 from clustermeshd.plan import remotenodes
 from clustermeshd.plan.ipam import spec_cidrs
@@ -36,11 +36,6 @@ class NodeMirror:
         """Prefixes in which endpoints of ``peer`` may lie."""
         plan = self.plans.get(peer)
         return plan.owned if plan is not None else frozenset()
-
-    def owns(self, peer: str, address: Address) -> bool:
-        """Whether an endpoint of ``peer`` may have this address."""
-        point = point_of(address)
-        return any(prefix.holds(point) for prefix in self.admitted(peer))
 
     def replan(self) -> None:
         """Decides anew what every peer gets."""

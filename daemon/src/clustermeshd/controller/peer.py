@@ -7,15 +7,13 @@ without a gap. A Secret that is missing or refused leaves the first one in place
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import logging
 from collections.abc import Callable, Mapping
 
 from clustermeshd.controller.connection import Connection
 from clustermeshd.controller.facts import ServiceName
 from clustermeshd.kube import objects, resources
-from clustermeshd.kube.access import from_secret
+from clustermeshd.kube.access import from_secret, kubeconfig_in
 from clustermeshd.kube.client import Client
 from clustermeshd.kube.informer import Informer
 from clustermeshd.model.errors import MeshError, Refused
@@ -175,7 +173,7 @@ class Peer:
     async def _open(self, secret: objects.Secret | None, where: str) -> Connection | None:
         """A connection for the Secret's content, or None when it is in use already or cannot be used."""
         try:
-            access = await from_secret(_kubeconfig(secret, where), where)
+            access = await from_secret(_content(secret, where), where)
         except Refused as error:
             self._problem = error
             _LOG.warning("RemoteClusterConfiguration(%s): %s", self.name, error)
@@ -206,20 +204,7 @@ class Peer:
         self._status_changed(self.name)
 
 
-def _kubeconfig(secret: objects.Secret | None, where: str) -> bytes:
-    """The ``kubeconfig`` of an access Secret as the Calico Enterprise pages describe it."""
+def _content(secret: objects.Secret | None, where: str) -> bytes:
     if secret is None:
         raise Refused("SecretMissing", "there is no such Secret", where=where, fix="create it with the key kubeconfig")
-    data = secret.data or {}
-    try:
-        kind = base64.b64decode(data.get("datastoreType", ""), validate=True).decode().strip()
-        content = base64.b64decode(data.get("kubeconfig", ""), validate=True)
-    except (binascii.Error, UnicodeDecodeError):
-        raise Refused("SecretInvalid", "a value is not base64 text", where=where, fix="create it again") from None
-    if kind not in ("", "kubernetes"):
-        raise Refused("DatastoreRefused", f"datastoreType is {kind!r}", where=where, fix="set it to kubernetes")
-    if not content:
-        raise Refused(
-            "SecretInvalid", "key kubeconfig is missing or empty", where=where, fix="add the remote kubeconfig"
-        )
-    return content
+    return kubeconfig_in(secret.data or {}, where)

@@ -100,6 +100,24 @@ async def from_file(path: Path | None, context: str | None = None) -> Access:
         raise Fatal(f"kubeconfig {path}: {str(error).splitlines()[0]}; see `kubectl config view`") from error
 
 
+def kubeconfig_in(data: Mapping[str, str], where: str) -> bytes:
+    """The ``kubeconfig`` in the data of an access Secret, as the Calico Enterprise pages describe it.
+
+    Raises Refused: SecretInvalid, DatastoreRefused.
+    """
+    try:
+        kind = base64.b64decode(data.get("datastoreType", ""), validate=True).decode().strip()
+        content = base64.b64decode(data.get("kubeconfig", ""), validate=True)
+    except (binascii.Error, UnicodeDecodeError):
+        raise Refused("SecretInvalid", "a value is not base64 text", where=where, fix="create it again") from None
+    if kind not in ("", "kubernetes"):
+        raise Refused("DatastoreRefused", f"datastoreType is {kind!r}", where=where, fix="set it to kubernetes")
+    if not content:
+        fix = "add the remote kubeconfig"
+        raise Refused("SecretInvalid", "the key kubeconfig is missing or empty", where=where, fix=fix)
+    return content
+
+
 async def from_secret(content: bytes, where: str) -> Access:
     """Access by a kubeconfig that somebody else wrote; ``where`` says where it was found. Raises Refused."""
     document = _document(content, where)

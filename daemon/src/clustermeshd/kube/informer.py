@@ -52,6 +52,20 @@ class Change(Generic[T]):
     old: T | None
     new: T | None
 
+    def differs_in(self, aspect: Callable[[T], object]) -> bool:
+        """Whether the object came, went, or is another one in this respect: much is rewritten that nobody plans by."""
+        return self.old is None or self.new is None or aspect(self.old) != aspect(self.new)
+
+
+def when_other(changed: Callable[[], None], aspect: Callable[[T], object]) -> Callable[[Change[T]], None]:
+    """An ``on_change`` that tells only of objects that differ in one respect."""
+
+    def on_change(change: Change[T]) -> None:
+        if change.differs_in(aspect):
+            changed()
+
+    return on_change
+
 
 @dataclass(frozen=True, slots=True)
 class _Event(Generic[T]):

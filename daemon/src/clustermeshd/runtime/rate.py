@@ -25,4 +25,5 @@ class Rate:
         return self._tokens >= 1
 
     def take(self) -> None:
+        """Uses a token up, whether there is one or not."""
         self._tokens -= 1
