@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 
 from ansible_collections.clustermesh.core.plugins.module_utils._access import CONTROLLER, REMOTE
 from ansible_collections.clustermesh.core.plugins.module_utils._objects import NAMESPACE
 from ansible_collections.clustermesh.core.plugins.module_utils._peering import PREFIX
 
+LEASE = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/{CONTROLLER}"
+CLOCKS_S = 60  # the clocks of two machines of a cluster differ by less
 STATES = ("reachable", "degraded", "blackHoled", "unreachable", "unknown")
 CREDENTIAL = re.compile(r"credential ([0-9a-f]{16})$")
 
@@ -23,6 +26,21 @@ def conditions(item):
 def is_true(item, kind):
     """Whether a condition holds."""
     return conditions(item).get(kind, {}).get("status") == "True"
+
+
+def controller_rows(lease, now):
+    """One row for the controller that leads; none where there is no Lease (one replica, or none at all)."""
+    if lease is None:
+        return []
+    wanted = lease.get("spec") or {}
+    leader, renewed = wanted.get("holderIdentity") or "", wanted.get("renewTime")
+    reason = "" if leader else "no controller leads"
+    if leader and renewed:
+        heard = datetime.strptime(renewed[:19] + "Z", "%Y-%m-%dT%H:%M:%S%z")
+        silent_s = (now - heard).total_seconds()
+        if silent_s > (wanted.get("leaseDurationSeconds") or 15) + CLOCKS_S:
+            reason = f"it has not been heard for {silent_s:.0f} s: what the cluster says of its peers is a thing of the past"
+    return [{"controller": leader, "ready": not reason, "reason": reason}]
 
 
 def peer_rows(configurations, remote_nodes):
@@ -127,7 +145,7 @@ def other_overlay(answer, wanted):
 
 def is_complete(answer, peers):
     """Whether everything is ready and every expected peer is there."""
-    rows = [*answer["peers"], *answer["nodes"]]
+    rows = [*answer["controllers"], *answer["peers"], *answer["nodes"]]
     return all(row["ready"] for row in rows) and {row["peer"] for row in answer["peers"]} >= set(peers)
 
 
@@ -145,6 +163,7 @@ def table(answer, only_wrong=False):
     """Lines for people, columns aligned: a line a pair, a peer, a node."""
     columns = {
         "pairs": ("pair", "connected", "synced", "routed", "overlay", "nodes", "services", "endpoint_slices", "paths"),
+        "controllers": ("controller", "ready"),
         "peers": ("peer", "connected", "synced", "overlay", "nodes", "services", "refused"),
         "nodes": ("node", "ready", "routes", "paths", "device"),
     }
@@ -203,7 +222,8 @@ def _side(result, peer):
         return {**empty, "nodes": 0, "services": 0, "endpoint_slices": 0, "reason": reason}
     modes = {node["node"]: node["overlay"].get(peer, "Disabled") for node in nodes}
     behind = sorted(name for name, mode in modes.items() if mode != row["overlay"])
-    reason = row["reason"] or (f"nodes that do not route so: {', '.join(behind)}" if behind else "")
+    reason = "; ".join(one["reason"] for one in result.get("controllers") or () if not one["ready"])
+    reason = reason or row["reason"] or (f"nodes that do not route so: {', '.join(behind)}" if behind else "")
     reason = reason or "; ".join(f"{node['node']}: {node['reason']}" for node in nodes if not node["ready"])
     return {**row, "routed": not behind, "paths": ",".join(n["paths"] for n in nodes if n["paths"]), "reason": reason}
 

@@ -10,10 +10,10 @@ short_description: Say how a cluster's mesh is, and wait until it is well
 version_added: 0.1.0
 author: The Clustermesh authors (@clustermesh)
 description:
-  - Reads the state of a cluster's peers and of the agents on its nodes.
+  - Reads the state of a cluster's controller, of its peers and of the agents on its nodes.
 options:
   wait:
-    description: Seconds to wait until every peer is connected and synced and every node is ready.
+    description: Seconds to wait until a controller leads, every peer is connected and synced and every node is ready.
     type: float
     default: 0.0
   expected_peers:
@@ -63,6 +63,12 @@ ready:
   description: Whether all is well.
   type: bool
   returned: success
+controllers:
+  description: The controller that leads, by its Lease; nothing where there is no Lease.
+  type: list
+  elements: dict
+  returned: success
+  sample: [{controller: n1_2f8a, ready: true, reason: ""}]
 peers:
   description: One row a peer.
   type: list
@@ -94,6 +100,7 @@ nodes:
 """
 
 import time
+from datetime import datetime, timedelta, timezone
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -108,7 +115,10 @@ def look(client, params):
     configurations = client.items(f"/apis/{GROUP}/remoteclusterconfigurations")
     remote_nodes = client.items(f"/apis/{GROUP}/remotenodes")
     mesh_nodes = client.items(f"/apis/{GROUP}/meshnodes")
+    lease = client.get(_info.LEASE)
+    now = datetime.now(timezone.utc) + timedelta(seconds=client.clock_offset)  # by the cluster's clock
     answer = {
+        "controllers": _info.controller_rows(lease, now),
         "peers": _info.peer_rows(configurations, remote_nodes),
         "nodes": _info.node_rows(mesh_nodes, params["expected_nodes"]),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import ipaddress
 import json
+from datetime import UTC, datetime, timedelta
 from itertools import combinations
 from random import Random
 from time import process_time
@@ -240,3 +241,30 @@ def test_a_node_without_agent_is_a_row_that_says_so():
     assert (row["node"], row["ready"]) == ("n1", False)
     lines = _info.table({"peers": [], "nodes": [row]})
     assert "no agent has reported" in lines[1]
+
+
+LEASE = {"spec": {"holderIdentity": "n1_2f8a", "leaseDurationSeconds": 15, "renewTime": "2026-01-01T00:00:00.000000Z"}}
+RENEWED = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("lease", "silent_s", "reason"),
+    [
+        (LEASE, 70, ""),
+        (LEASE, -30, ""),
+        (LEASE, 80, "it has not been heard for 80 s"),
+        ({"spec": {"holderIdentity": "", "leaseDurationSeconds": 1}}, 0, "no controller leads"),
+        ({}, 0, "no controller leads"),
+    ],
+)
+def test_a_controller_that_is_gone_makes_a_mesh_that_is_not_well(lease, silent_s, reason):
+    (row,) = _info.controller_rows(lease, RENEWED + timedelta(seconds=silent_s))
+    assert row["reason"].startswith(reason)
+    assert bool(row["reason"]) == bool(reason)
+    answer = {"controllers": [row], "peers": [], "nodes": []}
+    assert _info.is_complete(answer, []) is not bool(reason)
+    assert any(reason in line for line in _info.table(answer))
+
+
+def test_without_a_lease_nothing_is_said_of_the_controller():
+    assert _info.controller_rows(None, RENEWED) == []
