@@ -18,7 +18,11 @@ options:
   explicit:
     description:
       - Pairs; a full mesh without it.
-      - Each is a list of two names, or a dictionary of C(pair), that list, and C(overlay), V(Enabled) or V(Disabled).
+      - Each is a list of two names, or a dictionary with that list as C(pair), and some of the following.
+      - C(overlay), V(Enabled) or V(Disabled).
+      - C(readers), the clusters of the two that read the other one; both without it. With one there is no overlay.
+      - C(admit), reader to what it admits of the other one (C(spec.import)), over C(mesh_admit) of that other one.
+      - C(labels), labels of the RemoteClusterConfigurations.
     type: list
     elements: raw
 """
@@ -35,6 +39,17 @@ EXAMPLES = r"""
     pairs:
       - [oslo, paris]
       - {pair: [oslo, rome], overlay: Disabled}
+
+- name: Show a pair of one direction, with rules for it
+  ansible.builtin.debug:
+    msg: "{{ ['oslo', 'rome'] | clustermesh.core.mesh_pairs(pairs) }}"
+  vars:
+    pairs:
+      - pair: [oslo, rome]
+        readers: [oslo]
+        admit:
+          oslo: {namespaces: [shop]}
+        labels: {tier: test}
 """
 
 RETURN = r"""

@@ -8,7 +8,7 @@ name: mesh_peers
 short_description: Peers of a cluster
 version_added: 0.1.0
 author: The Clustermesh authors (@clustermesh)
-description: The other sides of all pairs that a cluster is part of.
+description: The other sides of pairs that a cluster is part of.
 options:
   _input:
     description: Pairs, as P(clustermesh.core.mesh_pairs#filter) makes them.
@@ -19,6 +19,11 @@ options:
     description: Name of the cluster.
     type: str
     required: true
+  who:
+    description: The clusters that it reads, those that read it (V(readers)), or V(all). They are the same but for pairs with C(readers).
+    type: str
+    choices: [read, readers, all]
+    default: read
 """
 
 EXAMPLES = r"""

@@ -177,11 +177,13 @@ def table(answer, only_wrong=False):
 
 def pair_rows(pairs, results):
     """One row a pair, from both of its sides; ``results`` is cluster -> result of mesh_info, or {} where it did not answer."""
-    return [_pair_row(pair["a"], pair["b"], results) for pair in pairs]
+    return [_pair_row(pair["a"], pair["b"], pair.get("readers"), results) for pair in pairs]
 
 
-def _pair_row(a, b, results):
-    sides = {here: _side(results.get(here) or {}, there) for here, there in ((a, b), (b, a))}
+def _pair_row(a, b, readers, results):
+    sides = {
+        here: _side(results.get(here) or {}, there) for here, there in ((a, b), (b, a)) if here in (readers or (a, b))
+    }
     overlay = {side["overlay"] for side in sides.values()}
     reasons = [f"{here}: {side['reason']}" for here, side in sides.items() if side["reason"]]
     if len(overlay) > 1:

@@ -12,32 +12,34 @@ class BadPair(ValueError):
     """A pair that cannot be."""
 
 
-def mesh_pairs(clusters, explicit=None):
-    """All pairs of a full mesh, or the explicit ones: sorted [{id, a, b, overlay}] with a < b; overlay only where a pair says it.
+KEYS = ("pair", "overlay", "readers", "admit", "labels")
 
-    An explicit pair is a list of two names, or {pair: [a, b], overlay: Enabled or Disabled}.
+
+def mesh_pairs(clusters, explicit=None):
+    """All pairs of a full mesh, or the explicit ones: sorted [{id, a, b}] with a < b, and what a pair says of itself.
+
+    An explicit pair is a list of two names, or {pair: [a, b]} with some of overlay (Enabled, Disabled), readers (which of
+    the two read the other one), admit (reader -> spec.import) and labels (of the RemoteClusterConfigurations).
     """
     names = sorted(set(clusters))
     wanted = combinations(names, 2) if explicit is None else explicit
     found = {}
     for item in wanted:
-        pair, overlay = _pair(item, names)
-        if found.setdefault(pair, overlay) != overlay:
-            raise BadPair(f"pair {'-'.join(pair)}: listed twice with different overlay")
-    return [
-        {"id": f"{a}--{b}", "a": a, "b": b, **({"overlay": o} if o else {})} for (a, b), o in sorted(found.items())
-    ]
+        pair, said = _pair(item, names)
+        if found.setdefault(pair, said) != said:
+            differing = sorted(key for key in {*found[pair], *said} if found[pair].get(key) != said.get(key))
+            raise BadPair(f"pair {'-'.join(pair)}: listed twice with different {', '.join(differing)}")
+    return [{"id": f"{a}--{b}", "a": a, "b": b, **said} for (a, b), said in sorted(found.items())]
 
 
 def _pair(item, names):
-    overlay = None
+    said = {}
     if isinstance(item, dict):
-        overlay = item.get("overlay")
-        surplus = sorted(set(item) - {"pair", "overlay"})
+        surplus = sorted(set(item) - set(KEYS))
         if surplus or "pair" not in item:
-            raise BadPair(
-                f"pair {item.get('pair', item)}: takes pair and overlay, not {', '.join(surplus) or 'only these'}"
-            )
+            problem = f"not {', '.join(surplus)}" if surplus else "and needs pair"
+            raise BadPair(f"pair {item.get('pair', item)}: takes {', '.join(KEYS)}, {problem}")
+        said = {key: value for key, value in item.items() if key != "pair" and value is not None}
         item = item["pair"]
     label = "-".join(map(str, item))
     unknown = [name for name in item if name not in names]
@@ -45,33 +47,70 @@ def _pair(item, names):
         raise BadPair(f"pair {label}: no cluster {unknown[0]}; there are {', '.join(names)}")
     if len(item) != 2 or item[0] == item[1]:
         raise BadPair(f"pair {label}: two different clusters make a pair")
-    if overlay not in (None, "Enabled", "Disabled"):
-        raise BadPair(f"pair {label}: overlay is Enabled or Disabled, not {overlay}")
-    return tuple(sorted(item)), overlay
+    return tuple(sorted(item)), _checked(label, item, said)
 
 
-def peers_of(pairs, cluster):
-    """Names of a cluster's peers."""
-    others = (pair["b"] if pair["a"] == cluster else pair["a"] for pair in pairs if cluster in (pair["a"], pair["b"]))
-    return sorted(others)
+def _checked(label, pair, said):
+    if said.get("overlay") not in (None, "Enabled", "Disabled"):
+        raise BadPair(f"pair {label}: overlay is Enabled or Disabled, not {said['overlay']}")
+    for key, kind in (("readers", list), ("admit", dict), ("labels", dict)):
+        if key in said and not isinstance(said[key], kind):
+            raise BadPair(f"pair {label}: {key} is a {kind.__name__}, not {said[key]!r}")
+    for key in ("readers", "admit"):
+        other = [name for name in said.get(key) or () if name not in pair]
+        if other:
+            raise BadPair(f"pair {label}: {key} names {other[0]}, which is none of the two")
+    wrong = [name for name, rules in (said.get("admit") or {}).items() if not isinstance(rules, dict)]
+    if wrong:
+        raise BadPair(f"pair {label}: admit of {wrong[0]} is a dict, not {said['admit'][wrong[0]]!r}")
+    if "readers" not in said:
+        return said
+    readers = sorted(set(said["readers"]))
+    if not readers:
+        raise BadPair(f"pair {label}: readers is empty; leave the pair out")
+    if len(readers) == 1 and said.get("overlay") == "Enabled":
+        raise BadPair(
+            f"pair {label}: one direction only has no overlay, since the nodes of {readers[0]} are not known there"
+        )
+    return {**said, "readers": readers, **({"overlay": "Disabled"} if len(readers) == 1 else {})}
+
+
+def _readers(pair):
+    return pair.get("readers") or (pair["a"], pair["b"])
+
+
+def _other(pair, cluster):
+    return pair["b"] if pair["a"] == cluster else pair["a"]
+
+
+def _pairs_of(pairs, cluster):
+    return [pair for pair in pairs if cluster in (pair["a"], pair["b"])]
+
+
+def peers_of(pairs, cluster, who="read"):
+    """Names of a cluster's peers: those that it reads, those that read it (``readers``), or ``all`` of them."""
+    chosen = {
+        "read": lambda pair: cluster in _readers(pair),
+        "readers": lambda pair: _other(pair, cluster) in _readers(pair),
+        "all": lambda pair: True,
+    }[who]
+    return sorted(_other(pair, cluster) for pair in _pairs_of(pairs, cluster) if chosen(pair))
 
 
 def peer_specs(pairs, cluster, hosts, overlay="Enabled"):
-    """Options of module peering for a cluster's peers: credentials from this run where it has them, admission from the inventory."""
-    of_pair = {
-        pair["a"] if pair["b"] == cluster else pair["b"]: pair.get("overlay")
-        for pair in pairs
-        if cluster in (pair["a"], pair["b"])
-    }
+    """Options of module peering for the peers that a cluster reads: credentials from this run where it has them, admission
+    from the inventory."""
+    of_peer = {_other(pair, cluster): pair for pair in _pairs_of(pairs, cluster)}
     others = (hosts[cluster].get("mesh_access_others_result") or {}).get("results") or ()
     outside = {result["item"]["name"]: result.get("kubeconfig") for result in others}
     return [
-        _peer_spec(name, hosts[name], of_pair[name] or overlay, outside.get(name)) for name in peers_of(pairs, cluster)
+        _peer_spec(cluster, name, hosts[name], of_peer[name], overlay, outside.get(name))
+        for name in peers_of(pairs, cluster)
     ]
 
 
-def _peer_spec(name, host, overlay, kubeconfig=None):
-    spec = {"name": name, "overlay": overlay}
+def _peer_spec(cluster, name, host, pair, overlay, kubeconfig):
+    spec = {"name": name, "overlay": pair.get("overlay") or overlay}
     kubeconfig = (host.get("mesh_access_result") or {}).get("kubeconfig") or kubeconfig
     if kubeconfig:
         spec["kubeconfig"] = kubeconfig
@@ -79,8 +118,11 @@ def _peer_spec(name, host, overlay, kubeconfig=None):
     pod_cidrs = host.get("mesh_pod_cidrs") or known.get("pod_cidrs")
     if pod_cidrs:
         spec["pod_cidrs"] = pod_cidrs
-    if host.get("mesh_admit"):
-        spec["admit"] = host["mesh_admit"]
+    admit = {**(host.get("mesh_admit") or {}), **((pair.get("admit") or {}).get(cluster) or {})}
+    if admit:
+        spec["admit"] = admit
+    if pair.get("labels"):
+        spec["labels"] = pair["labels"]
     return spec
 
 
@@ -135,7 +177,7 @@ def underlay_address(hosts, name):
 
 def outside(pairs, cluster, hosts, run, overlay="Enabled"):
     """Peers of a cluster that are not part of the run: how to reach them, and the options of their half of the pair."""
-    names = [name for name in peers_of(pairs, cluster) if name not in run]
+    names = [name for name in peers_of(pairs, cluster, "all") if name not in run]
     return [{**_reach(name, hosts[name]), "peers": peer_specs(pairs, name, hosts, overlay)} for name in names]
 
 

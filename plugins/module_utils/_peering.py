@@ -38,7 +38,7 @@ def configuration(peer):
     return {
         "apiVersion": GROUP,
         "kind": "RemoteClusterConfiguration",
-        "metadata": {"name": peer["name"]},
+        "metadata": {"name": peer["name"], "labels": peer.get("labels") or {}},
         "spec": spec,
     }
 

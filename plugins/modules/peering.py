@@ -46,6 +46,10 @@ options:
           - What the peer may claim, C(spec.import) of the RemoteClusterConfiguration.
           - For example C(podCIDRs), C(nodeCIDRs) and C(namespaces).
         type: dict
+      labels:
+        description: Labels of the RemoteClusterConfiguration, beside our own.
+        type: dict
+        default: {}
   prune:
     description: Whether to remove peers that are not in O(peers). Only objects with our label are removed.
     type: bool
@@ -170,6 +174,7 @@ def main():
         "overlay": {"type": "str", "choices": ["Enabled", "Disabled"], "default": "Enabled"},
         "pod_cidrs": {"type": "list", "elements": "str"},
         "admit": {"type": "dict"},
+        "labels": {"type": "dict", "default": {}},
     }
     arguments = spec(
         peers={"type": "list", "elements": "dict", "default": [], "options": peer},

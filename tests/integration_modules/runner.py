@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from clustermesh_lab.build import program
+
 ROOT = Path(__file__).parent.parent.parent
 READS = ("get", "list", "watch")
 
@@ -48,6 +50,20 @@ class Runner:
         if "FAILED" in text[head:].splitlines()[0]:
             answer["failed"] = True
         return answer
+
+
+def kubectl(plane, *argv: str, stdin: str | None = None) -> str:
+    """What kubectl prints, as the admin of a control plane."""
+    argv = (*program("kubectl"), f"--kubeconfig={plane.kubeconfig}", *argv)
+    return subprocess.run(argv, input=stdin, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def admin_token(plane) -> str:
+    """A token of an account that may do everything."""
+    kubectl(plane, "create", "serviceaccount", "ansible")
+    kubectl(plane, "create", "clusterrolebinding", "ansible", "--clusterrole=cluster-admin",
+            "--serviceaccount=default:ansible")  # fmt: skip
+    return kubectl(plane, "create", "token", "ansible").strip()
 
 
 def audit(plane) -> list[dict]:

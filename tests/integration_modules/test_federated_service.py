@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 
 import pytest
-from clustermesh_lab.build import program
 
 from tests.integration_modules.direct import Direct
-from tests.integration_modules.runner import audit, writes
+from tests.integration_modules.runner import audit, kubectl, writes
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 SHOP = {
@@ -21,11 +19,6 @@ SHOP = {
     "staleness": "not-ready:1m",
     "labels": {"team": "web"},
 }
-
-
-def kubectl(plane, *argv: str, stdin: str | None = None) -> str:
-    argv = (*program("kubectl"), f"--kubeconfig={plane.kubeconfig}", *argv)
-    return subprocess.run(argv, input=stdin, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
 def service(plane, name: str, namespace: str = "web") -> dict:

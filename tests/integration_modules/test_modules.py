@@ -12,7 +12,7 @@ import urllib.request
 
 import pytest
 
-from tests.integration_modules.runner import audit, writes
+from tests.integration_modules.runner import audit, kubectl, writes
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
@@ -50,8 +50,16 @@ def test_manifests_write_once(ansible, paris, oslo, crds):
 def test_access_then_peering_write_once(ansible, paris, oslo):
     access = run_thrice(ansible, oslo, "remote_access", auth(oslo))
     assert oslo.url in access["kubeconfig"]
-    peers = [{"name": "oslo", "kubeconfig": access["kubeconfig"], "admit": {"podCIDRs": ["10.2.0.0/16"]}}]
-    run_thrice(ansible, paris, "peering", {**auth(paris), "peers": peers})
+    peer = {"name": "oslo", "kubeconfig": access["kubeconfig"], "admit": {"podCIDRs": ["10.2.0.0/16"]}}
+    run_thrice(ansible, paris, "peering", {**auth(paris), "peers": [peer | {"labels": {"tier": "test"}}]})
+    assert _labels(paris, "oslo")["tier"] == "test"
+    run_thrice(ansible, paris, "peering", {**auth(paris), "peers": [peer]})
+    assert "tier" not in _labels(paris, "oslo")
+
+
+def _labels(plane, peer: str) -> dict:
+    path = f"/apis/clustermesh.io/v1alpha1/remoteclusterconfigurations/{peer}"
+    return json.loads(kubectl(plane, "get", "--raw", path))["metadata"]["labels"]
 
 
 def test_a_check_run_on_a_virgin_cluster_gives_a_kubeconfig_for_later_tasks(ansible, paris):

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import copy
 import json
-import subprocess
 
 import pytest
 import yaml
 from clustermesh_lab import calico
-from clustermesh_lab.build import program
 
 from tests.integration_modules.direct import Direct
-from tests.integration_modules.runner import audit, writes
+from tests.integration_modules.runner import audit, kubectl, writes
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 OURS = {"app.kubernetes.io/managed-by": "clustermesh", "clustermesh.io/policy-set": "default"}
 KINDS = ("Tier", "NetworkSet", "GlobalNetworkSet", "NetworkPolicy", "GlobalNetworkPolicy")
-
-
-def kubectl(plane, *argv: str, stdin: str | None = None) -> str:
-    argv = (*program("kubectl"), f"--kubeconfig={plane.kubeconfig}", *argv)
-    return subprocess.run(argv, input=stdin, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
 def apply(plane, *items: dict, **flags: str) -> None:

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
 
 import pytest
 import yaml
-from clustermesh_lab.build import program
 
 from tests.integration_modules.playbooks import Playbooks
-from tests.integration_modules.runner import audit, writes
+from tests.integration_modules.runner import admin_token, audit, kubectl, writes
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 DNS = {"podSelector": {}, "egress": [{"ports": [{"port": 53, "protocol": "UDP"}]}], "policyTypes": ["Egress"]}
-
-
-def kubectl(plane, *argv: str, stdin: str | None = None) -> str:
-    argv = (*program("kubectl"), f"--kubeconfig={plane.kubeconfig}", *argv)
-    return subprocess.run(argv, input=stdin, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
 def policy(name: str, **labels: str) -> dict:
@@ -26,15 +19,8 @@ def policy(name: str, **labels: str) -> dict:
     return {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": meta, "spec": DNS}
 
 
-def token(plane) -> str:
-    kubectl(plane, "create", "serviceaccount", "ansible")
-    kubectl(plane, "create", "clusterrolebinding", "ansible", "--clusterrole=cluster-admin",
-            "--serviceaccount=default:ansible")  # fmt: skip
-    return kubectl(plane, "create", "token", "ansible").strip()
-
-
 def test_sets_of_the_inventory_arrive_drift_is_told_and_no_token_is_printed(tmp_path, paris, oslo):
-    plays, secret = Playbooks(tmp_path), token(paris)
+    plays, secret = Playbooks(tmp_path), admin_token(paris)
     plays.hosts(
         paris={"mesh_api_server": paris.url, "mesh_api_token": secret, "mesh_ca_file": str(paris.ca)},
         oslo={"mesh_kubeconfig": str(oslo.kubeconfig)},

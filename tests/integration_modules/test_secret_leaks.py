@@ -4,28 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
-import subprocess
 
 import pytest
 import yaml
-from clustermesh_lab.build import program
 
 from tests.integration_modules.playbooks import Playbooks
+from tests.integration_modules.runner import admin_token, kubectl
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(420)]
 OPEN = ("ca.crt", "namespace", "datastoreType")  # of a Secret, what is none
-
-
-def kubectl(plane, *argv: str) -> str:
-    argv = (*program("kubectl"), f"--kubeconfig={plane.kubeconfig}", *argv)
-    return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60).stdout
-
-
-def admin_token(plane) -> str:
-    kubectl(plane, "create", "serviceaccount", "ansible")
-    kubectl(plane, "create", "clusterrolebinding", "ansible", "--clusterrole=cluster-admin",
-            "--serviceaccount=default:ansible")  # fmt: skip
-    return kubectl(plane, "create", "token", "ansible").strip()
 
 
 def stored(plane) -> set[str]:

@@ -36,7 +36,7 @@ def variables() -> dict:
             offered(),
             [
                 ["oslo--paris", "oslo--rome", "paris--rome"],
-                ["oslo--paris", "oslo--rome"],
+                ["oslo--paris", "oslo--rome", "paris--rome"],
                 ["oslo--paris", "oslo--rome"],
                 ["oslo--paris", "oslo--rome"],
             ],
@@ -51,10 +51,12 @@ def test_each_topology_of_the_sample_makes_its_pairs(variables, value, expected)
     assert [pair["id"] for pair in templar.template(trust_as_template(text))] == expected
 
 
-def test_a_pair_may_do_without_the_overlay(variables):
+def test_what_pairs_of_the_sample_say_of_themselves_is_understood(variables):
     text = "{{ groups['mesh_clusters'] | clustermesh.core.mesh_pairs(mesh_pairs) }}"
     templar = Templar(DataLoader(), variables={**variables, "mesh_pairs": offered()[1]})
-    assert [pair.get("overlay") for pair in templar.template(trust_as_template(text))] == [None, "Disabled"]
+    pairs = templar.template(trust_as_template(text))
+    assert [pair.get("overlay") for pair in pairs] == [None, "Disabled", "Disabled"]
+    assert [pair.get("readers") for pair in pairs] == [None, None, ["paris"]]
 
 
 def test_every_cluster_says_how_to_reach_it_and_every_node_whose_it_is():

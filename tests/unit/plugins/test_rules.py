@@ -71,6 +71,52 @@ def test_the_overlay_of_a_pair_wins_on_both_sides():
     assert [(s["name"], s["overlay"]) for s in _pairs.peer_specs(pairs, "b", hosts)] == [("a", "Disabled")]
 
 
+ONE_WAY = {
+    "pair": ["b", "a"],
+    "readers": ["b"],
+    "admit": {"b": {"namespaces": ["shop"]}},
+    "labels": {"tier": "test"},
+}
+
+
+def test_of_a_pair_of_one_direction_only_the_reader_has_a_peer():
+    pairs = _pairs.mesh_pairs(["a", "b", "c"], [ONE_WAY, ["a", "c"]])
+    hosts = {"a": {"mesh_admit": {"namespaces": ["all"], "podCIDRs": ["10.1.0.0/16"]}}, "b": {}, "c": {}}
+    assert (_pairs.peers_of(pairs, "a"), _pairs.peers_of(pairs, "b")) == (["c"], ["a"])
+    assert (_pairs.peers_of(pairs, "a", "readers"), _pairs.peers_of(pairs, "b", "readers")) == (["b", "c"], [])
+    assert [s["name"] for s in _pairs.peer_specs(pairs, "a", hosts)] == ["c"]
+    assert _pairs.peer_specs(pairs, "b", hosts) == [
+        {
+            "name": "a",
+            "overlay": "Disabled",
+            "admit": {"namespaces": ["shop"], "podCIDRs": ["10.1.0.0/16"]},
+            "labels": {"tier": "test"},
+        }
+    ]
+    peer = {"peer": "a", "ready": True, "connected": True, "synced": True, "overlay": "Disabled", "reason": ""}
+    row = {**peer, "services": 1, "endpoint_slices": 1, "nodes": 0, "refused": 0}
+    (shown, _) = _info.pair_rows(pairs, {"b": {"peers": [row], "nodes": []}})
+    assert (shown["ready"], shown["connected"], shown["overlay"]) == (True, "yes", "Disabled")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"readers": []}, "readers is empty"),
+        ({"readers": ["c"]}, "readers names c"),
+        ({"readers": "b"}, "readers is a list"),
+        ({"overlay": "Enabled"}, "one direction only has no overlay"),
+        ({"admit": {"c": {}}}, "admit names c"),
+        ({"admit": {"b": ["shop"]}}, "admit of b is a dict"),
+        ({"labels": "tier"}, "labels is a dict"),
+        ({"direction": "both"}, "not direction"),
+    ],
+)
+def test_what_a_pair_says_wrongly_is_named(change, words):
+    with pytest.raises(_pairs.BadPair, match=words):
+        _pairs.mesh_pairs(["a", "b", "c"], [{**ONE_WAY, **change}])
+
+
 def test_peers_outside_of_the_run_have_no_kubeconfig():
     hosts = {"a": {"mesh_access_result": {"kubeconfig": "k"}, "mesh_admit": {"podCIDRs": ["x"]}}, "b": {}, "c": {}}
     assert _pairs.peer_specs(_pairs.mesh_pairs(hosts), "c", hosts) == [
