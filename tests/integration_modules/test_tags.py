@@ -1,0 +1,45 @@
+"""Parts of the playbook mesh by their tags: each does its part and nothing else, on new clusters and on meshed ones."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.integration_modules.playbooks import Playbooks
+from tests.integration_modules.runner import audit, kubectl, writes
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
+
+
+@pytest.fixture
+def mesh(paris, oslo, tmp_path):
+    """Runs a part; the writes it made in both clusters."""
+    plays = Playbooks(tmp_path)
+    planes = {"paris": paris, "oslo": oslo}
+    plays.hosts(**{name: {"mesh_kubeconfig": str(plane.kubeconfig)} for name, plane in planes.items()})
+
+    def run(tags: str, *, code: int = 0) -> set[str]:
+        starts = {name: len(audit(plane)) for name, plane in planes.items()}
+        status, output = plays.run("mesh", {"mesh_wait": 1}, "--tags", tags)
+        assert status == code, output
+        made = {path for name, plane in planes.items() for path in writes(plane, starts[name])}
+        return {path for path in made if "accessreviews" not in path}  # questions, which store nothing
+
+    return run
+
+
+def test_each_tag_is_safe_alone(mesh, paris, oslo):
+    assert mesh("preflight") == set()
+    assert mesh("validate", code=2) == set()  # there is nothing that could be well
+    access = mesh("access")
+    assert any("serviceaccounts/clustermesh-remote" in path for path in access)
+    assert not any("remoteclusterconfigurations" in path and "customresource" not in path for path in access)
+    peering = mesh("peering")
+    assert any("remoteclusterconfigurations/oslo?" in path for path in peering)
+    for plane, peer in ((paris, "oslo"), (oslo, "paris")):
+        assert kubectl(plane, "get", "remoteclusterconfigurations.clustermesh.io", "-o", "name").split() == [
+            f"remoteclusterconfiguration.clustermesh.io/{peer}"
+        ]
+    assert mesh("peering") == set()
+    daemon = mesh("daemon")
+    assert any("serviceaccounts/clustermesh-agent" in path for path in daemon)
+    assert mesh("access,peering,daemon") == set()
