@@ -35,6 +35,9 @@ NAMES = {
     "churn": "100,000 remote endpoints that change: lag, CPU and writes of the controller",
     "controller-memory": "resident memory of the controller with none and 100,000 remote pods",
     "resume": "restart of the controller until in sync, against a paged list of the same objects",
+    "mesh-cold": "clusters become a mesh by the playbook, against the documented steps with kubectl",
+    "mesh-noop": "the playbook on clusters that are meshed already: time and writes",
+    "mesh-add": "one more cluster joins a mesh, against the documented steps with kubectl",
     "event-to-kernel": "RemoteNode written until its route stands, against a shell loop on kubectl and ip",
 }
 
