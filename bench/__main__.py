@@ -38,6 +38,7 @@ NAMES = {
     "mesh-cold": "clusters become a mesh by the playbook, against the documented steps with kubectl",
     "mesh-noop": "the playbook on clusters that are meshed already: time and writes",
     "mesh-add": "one more cluster joins a mesh, against the documented steps with kubectl",
+    "mesh-scale": "the playbook on 50 simulated clusters: time and memory against those of 10",
     "event-to-kernel": "RemoteNode written until its route stands, against a shell loop on kubectl and ip",
 }
 
