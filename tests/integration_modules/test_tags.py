@@ -1,4 +1,4 @@
-"""Parts of the playbook mesh by their tags: each does its part and nothing else, on new clusters and on meshed ones."""
+"""Parts of the playbook mesh by their tags: each does its part and nothing else, before and after the others."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from clustermesh_lab import ControlPlane
+from clustermeshd.controller import prefixes
 from clustermeshd.kube import resources
 from clustermeshd.kube.client import Client
 from clustermeshd.kube.errors import NotFound
@@ -143,6 +144,30 @@ async def test_every_pod_of_a_calico_cluster_is_routed_to_its_node(api, remote_a
             await eventually(own_cidrs_again)
     finally:
         await delete(west, crd(group, version))
+
+
+async def test_a_peer_whose_calico_is_removed_goes_by_its_nodes_again(api, remote_api, east, west, monkeypatch):
+    monkeypatch.setattr(prefixes, "_DISCOVERY_PERIOD_S", 0.2)
+    kind = crd("crd.projectcalico.org", "v1")
+    await put(west, kind)
+    await eventually(lambda: _served(west, "crd.projectcalico.org", "v1"))
+    await _nodes_of_calico(west)
+    await put(west, *(block | {"apiVersion": "crd.projectcalico.org/v1"} for block in BLOCKS["blocks"]))
+    await join(east, remote_api)
+    own = {f"west.{n['name']}": tuple(n["podCIDRs"]) for n in BLOCKS["nodes"]}
+    async with controller(api):
+
+        async def by_blocks():
+            found = await remote_nodes(east)
+            return found.keys() == own.keys() and found != own
+
+        async def by_nodes():
+            synced = (await conditions(east, "west")).get("Synced")
+            return await remote_nodes(east) == own and synced == ("True", "InSync")
+
+        await eventually(by_blocks)
+        await delete(west, kind)
+        await eventually(by_nodes)
 
 
 async def test_agents_of_a_calico_cluster_are_told_the_prefixes_of_their_pods(api, remote_api, east, west):

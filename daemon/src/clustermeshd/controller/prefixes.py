@@ -28,6 +28,7 @@ T = TypeVar("T", bound=objects.Object)
 
 _RETRY_S = 5.0
 _DISCOVERY_PERIOD_S = 60.0
+_GONE_AFTER = 2  # discoveries: a server that restarts may not know its kinds for a moment
 _LOOK_PERIOD_S = 10.0  # a new node has no prefix for a moment; one that lacks it twice in a row needs its pods
 _UNFINISHED = "status.phase!=Succeeded,status.phase!=Failed"
 
@@ -88,6 +89,7 @@ class PrefixSource:
         """Keeps to the group that serves blocks; another one is taken over once it has listed everything."""
         served: Resource[objects.IPAMBlock] | None = None
         task: asyncio.Task[None] | None = None
+        missed = 0
         while True:
             try:
                 found = await self._discover()
@@ -96,6 +98,12 @@ class PrefixSource:
                 await asyncio.sleep(_RETRY_S)
                 continue
             self.problem = None
+            missed = 0 if found is not None else missed + 1
+            if task is not None and missed >= _GONE_AFTER:
+                _LOG.info("%s: Calico's blocks are not served any more", self._client.server)
+                task.cancel()
+                self.blocks = served = task = None
+                self._changed()
             if found is not None and found is not served:
                 _LOG.info("%s: pod prefixes come from Calico's blocks (%s)", self._client.server, found.api_version)
                 informer = self._informer(found, ipam.block, self._block_changed)
