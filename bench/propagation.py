@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import ctypes
 import json
 import re
 import statistics
@@ -25,7 +26,6 @@ from clustermesh_lab import ControlPlane
 from clustermesh_lab.build import program
 from clustermeshd.kube import resources
 from clustermeshd.kube.client import Client
-from pyroute2 import netns
 
 from bench import site
 from bench.federation import (
@@ -73,12 +73,20 @@ def run(options: argparse.Namespace) -> list[Ratio]:
 @contextlib.contextmanager
 def _inside() -> Iterator[None]:
     """This process and its children in a namespace of their own: kube-proxy writes rules there."""
-    with site.node("p") as space:
-        netns.pushns(space.name)
+    with site.node("p") as space, Path("/proc/thread-self/ns/net").open() as before:
+        with Path("/run/netns", space.name).open() as own:
+            _enter(own.fileno())
         try:
             yield
         finally:
-            netns.popns()
+            _enter(before.fileno())
+
+
+def _enter(namespace: int) -> None:
+    """setns(2) of this thread, for a network namespace only (CLONE_NEWNET)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(namespace, 0x40000000) != 0:
+        raise OSError(ctypes.get_errno(), "setns")
 
 
 def _fill(made: Clusters) -> None:
