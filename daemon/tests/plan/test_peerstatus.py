@@ -95,3 +95,11 @@ def test_in_sync_names_the_credential_of_the_synced_connection_and_stale_names_n
     assert messages["Synced"] == "2 nodes, 3 services, credential 0123456789abcdef"
     stale = status(configuration(), replace(FINE, credential="0123", error=Retriable("gone")), time="t")
     assert all("credential" not in c.message for c in stale.conditions or ())
+
+
+def test_endpoints_that_are_only_counted_count():
+    facts = replace(FINE, refused=(REFUSED,), unlisted=7)
+    made = status(configuration(), facts, time="t")
+    assert (made.counts.refused, len(made.refused)) == (8, 1)
+    assert facts.refusals == {"OverlapsLocal": 1, "ForeignAddress": 7}
+    assert "8 objects refused" in {c.type: c.message for c in made.conditions}["Degraded"]

@@ -6,8 +6,9 @@ from ipaddress import ip_address, ip_network
 import pytest
 from clustermeshd.kube import objects
 from clustermeshd.model.addresses import parse_point, vtep_mac
+from clustermeshd.plan import remotenodes
 from clustermeshd.plan.admission import LocalNetworks
-from clustermeshd.plan.remotenodes import PeerNodes, plan, remote_node_name
+from clustermeshd.plan.remotenodes import Memory, PeerNodes, plan, remote_node_name
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -182,3 +183,62 @@ def test_the_plan_depends_on_facts_not_on_their_order_and_never_overlaps(claims,
     assert len(admitted) == len(set(admitted))
     assert not any(p != q and a.overlaps(b) for i, (p, a) in enumerate(admitted) for q, b in admitted[:i])
     assert not any(a.overlaps(ip_network("10.1.0.0/16")) for _, a in admitted)
+
+
+CIDRS = st.sampled_from(["10.2.0.0/24", "10.2.1.0/24", "10.2.0.0/16", "10.3.0.0/24", "10.1.0.0/24", "no"])
+ADDRESSES = st.sampled_from(["192.168.1.1", "192.168.1.2", "192.168.0.1", "10.2.0.9"])
+NODES = st.lists(
+    st.builds(
+        lambda name, cidr, address: node(name, (cidr,), (address,)),
+        st.sampled_from(["n1", "n2", "n3"]),
+        CIDRS,
+        ADDRESSES,
+    ),
+    max_size=3,
+    unique_by=lambda n: n.metadata.name,
+)
+PEERS = st.lists(
+    st.builds(
+        lambda name, created, nodes, listed, services: peer(
+            *nodes, name=name, created=f"2026-01-0{created}T00:00:00Z", listed=listed, service_cidrs=services
+        ),
+        st.sampled_from(["east", "north", "west"]),
+        st.integers(1, 3),
+        NODES,
+        st.booleans(),
+        st.sampled_from([(), ("10.2.0.0/16",), ("10.50.0.0/16",)]),
+    ),
+    max_size=3,
+    unique_by=lambda p: p.configuration.metadata.name,
+)
+OTHER_LOCAL = LocalNetworks(pod_cidrs=(ip_network("10.3.0.0/16"),))
+
+
+@given(st.lists(st.tuples(st.sampled_from([LOCAL, OTHER_LOCAL]), PEERS), max_size=6))
+def test_a_plan_with_memory_is_the_plan_without(history):
+    memory = Memory()
+    for local, peers in history:
+        assert plan(local, peers, memory) == plan(local, peers)
+
+
+def test_a_changed_node_plans_its_own_cluster_and_those_whose_obstacle_it_was(monkeypatch):
+    planned = []
+    made = remotenodes._plan_one
+    monkeypatch.setattr(
+        remotenodes, "_plan_one", lambda *a: planned.append(a[2].configuration.metadata.name) or made(*a)
+    )
+    memory = Memory()
+    old = peer(node(), name="old", created="2026-01-01T00:00:00Z")
+    young = peer(
+        node(cidrs=("10.2.0.0/24",), addresses=("192.168.1.9",)), name="young", created="2026-01-02T00:00:00Z"
+    )
+    assert [r.reason for r in plan(LOCAL, [old, young], memory)["young"].refused] == ["OverlapsPeer"]
+    heartbeat = peer(node(), name="old", created="2026-01-01T00:00:00Z")
+    plan(LOCAL, [heartbeat, young], memory)
+    assert planned == ["old", "young"]
+    annotated = peer(node(other__note="x"), name="old", created="2026-01-01T00:00:00Z")
+    plan(LOCAL, [annotated, young], memory)
+    assert planned == ["old", "young", "old"]  # it claims what it claimed
+    moved = peer(node(cidrs=("10.4.0.0/24",)), name="old", created="2026-01-01T00:00:00Z")
+    assert plan(LOCAL, [moved, young], memory)["young"].refused == []
+    assert planned == ["old", "young", "old", "old", "young"]

@@ -17,6 +17,7 @@ from clustermeshd.kube.access import Access
 from clustermeshd.kube.client import Client
 from clustermeshd.kube.informer import Change, Informer, Limits, when_other
 from clustermeshd.model.errors import MeshError, Refused, Retriable
+from clustermeshd.plan.remotenodes import planned_by
 
 _LOG = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class Connection:
         self.nodes: Informer[objects.Node] = Informer(
             self._client,
             resources.NODES,
-            on_change=when_other(nodes_changed, _planned_by),
+            on_change=when_other(nodes_changed, planned_by),
             limits=Limits(limits.nodes, limits.object_bytes),
         )
         self.namespaces: Informer[objects.Namespace] = Informer(
@@ -190,11 +191,6 @@ class Connection:
             return
         self.cluster_id = cluster_id
         self._nodes_changed()
-
-
-def _planned_by(node: objects.Node) -> tuple[object, ...]:
-    """What a plan reads of it: heartbeats rewrite its status every few seconds."""
-    return node.spec, node.status.addresses, node.annotations, node.metadata.creation_timestamp
 
 
 def _slim_configuration(theirs: objects.RemoteClusterConfiguration) -> objects.RemoteClusterConfiguration:

@@ -12,6 +12,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from heapq import nsmallest
 
 import msgspec
 
@@ -33,7 +34,7 @@ from clustermeshd.plan import federation
 from clustermeshd.plan.endpoints import endpoints
 from clustermeshd.plan.federation import Backing, Federated, Kept
 from clustermeshd.plan.matching import Matches
-from clustermeshd.plan.peerstatus import reason_of
+from clustermeshd.plan.peerstatus import EXAMPLES, reason_of
 from clustermeshd.plan.staleness import Freshness, Policy, annotated, policy_of
 from clustermeshd.runtime.rate import Rate
 
@@ -89,7 +90,7 @@ class Federator:
         self._policies: dict[ServiceName, Policy] = {}
         self._complaints: dict[ServiceName, Refused] = {}
         self._remotes: dict[str, _Remote] = {}
-        self._refused: dict[ServiceName, dict[str, list[str]]] = {}
+        self._refused: dict[ServiceName, dict[str, tuple[int, list[str]]]] = {}  # by cluster; the first addresses
         self._failures: dict[ServiceName, int] = {}
         self._due: dict[ServiceName, None] = {}  # Endpoints objects that wait for their turn
         self._rate = Rate(_ENDPOINTS_PER_S, _ENDPOINTS_BURST, clock=clock)
@@ -105,18 +106,23 @@ class Federator:
         """Whether everything that is known was written."""
         return not len(self._queue) and not self._busy and not self._due
 
-    def refused(self, cluster: str) -> list[objects.RefusedObject]:
-        """Endpoints of a peer that were not admitted."""
-        return [
+    def refused(self, cluster: str) -> tuple[list[objects.RefusedObject], int]:
+        """Endpoints of a peer that were not admitted: the first of them, and how many there are beside.
+
+        A peer may give any number of such, and this is asked all the time.
+        """
+        found = {name: by[cluster] for name, by in self._refused.items() if cluster in by}
+        first = [
             objects.RefusedObject(
                 kind="Endpoint",
-                name=f"{service.namespace}/{service.name}",
+                name=f"{name.namespace}/{name.name}",
                 reason="ForeignAddress",
                 message=f"{address[:100]} is no address of the peer's admitted pods, nodes or service prefixes",
             )
-            for service, by_cluster in self._refused.items()
-            for address in by_cluster.get(cluster, ())
-        ]
+            for name in nsmallest(EXAMPLES, found)
+            for address in found[name][1]
+        ][:EXAMPLES]
+        return first, sum(count for count, _ in found.values()) - len(first)
 
     def _known_clusters(self) -> float:
         return 1.0 + sum(remote.connection is not None for remote in self._remotes.values())
@@ -267,7 +273,10 @@ class Federator:
         made = await self._plan(name, service)
         self._refused.pop(name, None)
         if made.refused:
-            self._refused[name] = made.refused
+            self._refused[name] = {
+                cluster: (len(addresses), nsmallest(EXAMPLES, addresses))
+                for cluster, addresses in made.refused.items()
+            }
         actual = self._local.written.of(name)
         refused: Refused | None = None
         for piece in made.slices.values():

@@ -34,6 +34,7 @@ _LOG = logging.getLogger(__name__)
 _SETTLE_S = 0.05  # a burst of events becomes one reconcile
 _RETRY_S = 1.0
 _MAX_RETRY_S = 8.0
+_MAX_REST_S = 2.0
 _STATUS_PERIOD_S = 5.0
 _STUCK_S = 120.0  # a loop that has not turned for this long is reported dead
 _RESYNC_PERIOD_S = 300.0  # what no event told (Calico's federation controller has the same period)
@@ -52,7 +53,7 @@ class Mesh:
         self._user_agent = user_agent
         self._metrics = metrics
         self._notifier = notifier
-        self._last_turn = time.monotonic()
+        self._last_turn = self._plan_after = time.monotonic()
         self._wake = asyncio.Event()
         self._dirty_configurations = True
         self._dirty_nodes = True
@@ -161,7 +162,7 @@ class Mesh:
             if self._dirty_configurations:
                 self._dirty_configurations = False
                 self._follow_configurations(group)
-            if self._dirty_nodes:
+            if self._dirty_nodes and self._may_plan():
                 self._dirty_nodes = False
                 await self._try("nodes", self._reconcile_nodes, self._nodes_changed)
             for name, configuration in self._local.peers().items():
@@ -171,8 +172,18 @@ class Mesh:
             self._last_turn = time.monotonic()
             self._notifier.status(self._summary())
 
+    def _may_plan(self) -> bool:
+        """Whether planning has rested as long as it took last: a peer whose nodes never rest stops nothing else."""
+        wait_s = self._plan_after - time.monotonic()
+        if wait_s > 0:
+            asyncio.get_running_loop().call_later(wait_s, self._wake.set)
+        return wait_s <= 0
+
     async def _reconcile_nodes(self) -> None:
+        started = time.monotonic()
         self._replan()
+        ended = time.monotonic()
+        self._plan_after = ended + min(_MAX_REST_S, ended - started)
         await self._nodes.write()
 
     def _replan(self) -> None:

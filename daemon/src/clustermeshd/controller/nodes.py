@@ -28,6 +28,7 @@ class NodeMirror:
 
     def __init__(self, local: LocalFacts, peers: Mapping[str, Peer], writer: Writer) -> None:
         self.plans: dict[str, PeerPlan] = {}
+        self._memory = remotenodes.Memory()
         self._local = local
         self._peers = peers
         self._writer = writer
@@ -39,7 +40,8 @@ class NodeMirror:
 
     def replan(self) -> None:
         """Decides anew what every peer gets."""
-        self.plans = remotenodes.plan(self._local.networks(), [self._facts(peer) for peer in self._peers.values()])
+        facts = [self._facts(peer) for peer in self._peers.values()]
+        self.plans = remotenodes.plan(self._local.networks(), facts, self._memory)
 
     async def write(self) -> None:
         """Writes what differs; removes what no peer has, of peers that are gone or have listed completely.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter as Tally
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 
@@ -42,7 +41,7 @@ class StatusWriter:
         peers: Mapping[str, Peer],
         nodes: NodeMirror,
         *,
-        refused_endpoints: Callable[[str], list[objects.RefusedObject]],
+        refused_endpoints: Callable[[str], tuple[list[objects.RefusedObject], int]],
         fence: Callable[[], None],
         is_settled: Callable[[], bool],
         events: Events,
@@ -128,6 +127,7 @@ class StatusWriter:
         before = peer.configuration.status
         fresh = connection is not None and peer.error is None
         blocks, pods = (connection.prefixes.blocks, connection.prefixes.pods) if connection else (None, None)
+        endpoints, unlisted = self._refused_endpoints(peer.name)
         return PeerFacts(
             error=peer.error,
             identified=bool(peer.cluster_id),
@@ -140,7 +140,8 @@ class StatusWriter:
             endpoint_slices=len(connection.slice_informer.store) if connection is not None else 0,
             ipam_blocks=len(blocks.store) if blocks is not None else 0,
             pods=len(pods.store) if pods is not None else 0,
-            refused=tuple(self._refused(peer)),
+            refused=(*self._refused(peer), *endpoints),
+            unlisted=unlisted,
             last_sync=_now() if fresh and not _was_synced(before) else "",
             last_event=_heard(connection, before) if connection is not None and not fresh else "",
             credential_expiry=_rfc3339(expiry) if expiry is not None else "",
@@ -160,13 +161,12 @@ class StatusWriter:
         plan = self._nodes.plans.get(peer.name)
         if plan is not None:
             yield from plan.refused
-        yield from self._refused_endpoints(peer.name)
 
     def _measure(self, peer: Peer, facts: PeerFacts) -> None:
         name, metrics = peer.name, self._metrics
         metrics.connection_status.labels(name).set(peerstatus.connection_status(facts))
         metrics.refused.remove_by_labels({"remote_cluster_name": name})
-        for reason, count in Tally(refused.reason for refused in facts.refused).items():
+        for reason, count in facts.refusals.items():
             metrics.refused.labels(name, reason).set(count)
         connection, newest = peer.connection, peer.credentials
         if connection is not None:

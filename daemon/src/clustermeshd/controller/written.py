@@ -85,6 +85,8 @@ class WrittenSlices:
                 self._slices.pop(before, None)
             if change.old.key in self._expected:
                 self._changed(before)
+            if change.new is None:
+                self._expected.pop(change.old.key, None)
         if change.new is not None and after:
             self._slices.setdefault(after, {})[change.new.metadata.name] = change.new
             expected = self._expected.get(change.new.key)

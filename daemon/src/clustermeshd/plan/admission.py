@@ -59,6 +59,11 @@ class Holders:
         self._lows: list[tuple[int, int]] = []
         self.add(held)
 
+    def __eq__(self, other: object) -> bool:
+        return self._held == other._held if isinstance(other, Holders) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
     def add(self, held: Iterable[tuple[Prefix, str]]) -> None:
         """Linear in everything held: to be called once a cluster, not once a prefix."""
         outermost: list[tuple[Prefix, str]] = []
@@ -91,6 +96,13 @@ class LocalNetworks:
         pods = [(prefix_of(cidr), "pod") for cidr in pod_cidrs]
         self._cidrs = Holders(pods + [(prefix_of(cidr), "service") for cidr in service_cidrs])
         self._addresses = sorted(map(point_of, node_addresses))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, LocalNetworks):
+            return NotImplemented
+        return self._cidrs == other._cidrs and self._addresses == other._addresses
+
+    __hash__ = None  # type: ignore[assignment]  # compared, never kept in a set
 
     def collision(self, prefix: Prefix) -> Refusal | None:
         """Refusal of what overlaps something of ours."""

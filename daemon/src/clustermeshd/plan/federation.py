@@ -155,11 +155,13 @@ def plan(
 def _apply_staleness(pieces: list[_Piece]) -> None:
     """Takes back endpoints of lost clusters, unless a port would be left without any ready endpoint."""
     covered = _covered(piece for piece in pieces if not piece.stale)
-    for piece in [piece for piece in pieces if piece.stale and piece.serves <= covered]:
-        if piece.stale == "Drop":
-            pieces.remove(piece)
-        else:
+    everything, pieces[:] = list(pieces), ()
+    for piece in everything:
+        if piece.stale and piece.serves <= covered:
+            if piece.stale == "Drop":
+                continue
             piece.demote(serving=False)
+        pieces.append(piece)
 
 
 def _apply_affinity(pieces: list[_Piece], affinity: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from heapq import nsmallest
 
@@ -9,7 +10,9 @@ from clustermeshd.kube import objects
 from clustermeshd.model.errors import MeshError, Refused
 from clustermeshd.plan.conditions import Verdict, merge
 
-_EXAMPLES = 20
+EXAMPLES = 20
+"""Refused objects that a status names."""
+
 _KIND = "RemoteClusterConfiguration"
 
 
@@ -18,7 +21,7 @@ class PeerFacts:
     """Facts about a peer; ``last_sync``, ``last_event`` and ``credential_expiry`` are RFC 3339 times or empty.
 
     ``credential`` is the fingerprint of what the synced connection authenticates with. ``is_mutual`` is whether the
-    peer reads this cluster too, None where that is not known.
+    peer reads this cluster too, None where that is not known. ``unlisted`` are refused endpoints beside ``refused``.
     """
 
     error: MeshError | None = None
@@ -33,15 +36,21 @@ class PeerFacts:
     ipam_blocks: int = 0
     pods: int = 0
     refused: tuple[objects.RefusedObject, ...] = ()
+    unlisted: int = 0
     last_sync: str = ""
     last_event: str = ""
     credential_expiry: str = ""
     credential: str = ""
 
     @property
+    def refusals(self) -> Counter[str]:
+        """How many objects are refused, by reason."""
+        return Counter(refused.reason for refused in self.refused) + Counter({"ForeignAddress": self.unlisted})
+
+    @property
     def examples(self) -> tuple[objects.RefusedObject, ...]:
         """The first of what was refused, the configuration's own mistakes before all; the same whatever the order."""
-        return tuple(nsmallest(_EXAMPLES, self.refused, key=_rank))
+        return tuple(nsmallest(EXAMPLES, self.refused, key=_rank))
 
 
 def _rank(refused: objects.RefusedObject) -> tuple[bool, str, str, str, str]:
@@ -88,7 +97,7 @@ def _degraded(facts: PeerFacts) -> Verdict:
         first = facts.examples[0]
         if first.kind == _KIND:
             return Verdict("Degraded", True, first.reason, first.message)
-        text = f"{len(facts.refused)} objects refused, for example {first.kind} {first.name}: {first.message}"
+        text = f"{facts.refusals.total()} objects refused, for example {first.kind} {first.name}: {first.message}"
         return Verdict("Degraded", True, "ObjectsRefused", text)
     return Verdict("Degraded", False, "NothingRefused")
 
@@ -124,7 +133,7 @@ def status(
             endpoint_slices=facts.endpoint_slices,
             ipam_blocks=facts.ipam_blocks,
             pods=facts.pods,
-            refused=len(facts.refused),
+            refused=facts.refusals.total(),
         ),
         last_sync_time=facts.last_sync or before.last_sync_time,
         last_event_time=facts.last_event or None,

@@ -8,9 +8,9 @@ in another node's (Calico lends single addresses of a block), but no prefix has 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 
 from clustermeshd.kube import objects
 from clustermeshd.model import names
@@ -28,7 +28,7 @@ from clustermeshd.plan.ipam import PodPrefixes, spec_cidrs
 
 _MAX_NAME = 253  # RFC 1123 subdomain
 _REMEMBERED = 1 << 16
-# A plan is made of all nodes whenever one changes: what was read of the others is not read again.
+# A plan is made of all nodes of a cluster whenever one changes: what was read of the others is not read again.
 _point = lru_cache(_REMEMBERED)(parse_point)
 _prefix = lru_cache(_REMEMBERED)(parse_prefix)
 _mac = lru_cache(_REMEMBERED)(vtep_mac)
@@ -58,18 +58,65 @@ class PeerPlan:
     owned: frozenset[Prefix] = frozenset()
 
 
-def plan(local: LocalNetworks, peers: Sequence[PeerNodes]) -> dict[str, PeerPlan]:
-    """Plan of every peer, by the name of its RemoteClusterConfiguration."""
+class Memory:
+    """Plans as they were made last: a peer is planned again where its own facts or what older peers claim changed.
+
+    With tens of thousands of nodes one changed node then costs its own cluster's plan and no more.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[tuple[object, ...], PeerPlan]] = {}
+
+    def recall(self, name: str, facts: tuple[object, ...], make: Callable[[], PeerPlan]) -> PeerPlan:
+        """The plan made of ``facts``; a copy, to which the caller may add."""
+        known = self._last.get(name)
+        if known is None or known[0] != facts:
+            made = make()
+            if known is not None and known[1].owned == made.owned:
+                made.owned = known[1].owned  # the same object, so that comparing it costs nothing
+            known = self._last[name] = (facts, made)
+        return replace(known[1], refused=[*known[1].refused])
+
+    def forget_all_but(self, names: Collection[str]) -> None:
+        self._last = {name: known for name, known in self._last.items() if name in names}
+
+
+def plan(local: LocalNetworks, peers: Sequence[PeerNodes], memory: Memory | None = None) -> dict[str, PeerPlan]:
+    """Plan of every peer, by the name of its RemoteClusterConfiguration; ``memory`` changes what it costs alone."""
+    memory = Memory() if memory is None else memory
     others = Holders()
     plans: dict[str, PeerPlan] = {}
+    elders: list[tuple[str, frozenset[Prefix]]] = []
     for peer in sorted(peers, key=lambda p: age(p.configuration)):
         name = peer.configuration.metadata.name
-        plans[name] = _kept(peer) if peer.nodes is None else _Planner(local, others, peer).plan(peer.nodes)
+        facts = (local, tuple(elders), *_facts(peer))
+        plans[name] = memory.recall(name, facts, partial(_plan_one, local, others, peer))
+        elders.append((name, plans[name].owned))
         others.add((prefix, f"peer {name}") for prefix in plans[name].owned)
+    memory.forget_all_but(plans)
     claimed = {name: made.owned for name, made in plans.items()}
     for peer in peers:
         _add_services(local, claimed, peer, plans[peer.configuration.metadata.name])
     return plans
+
+
+def _plan_one(local: LocalNetworks, others: Holders, peer: PeerNodes) -> PeerPlan:
+    return _kept(peer) if peer.nodes is None else _Planner(local, others, peer).plan(peer.nodes)
+
+
+def _facts(peer: PeerNodes) -> tuple[object, ...]:
+    """Everything that the plan of a peer is made of, beside what it shares with others."""
+    configuration = peer.configuration
+    meta, spec = configuration.metadata, configuration.spec
+    named = configuration.api_version, meta.name, meta.uid, meta.creation_timestamp
+    nodes = None if peer.nodes is None else tuple((node.metadata.name, *planned_by(node)) for node in peer.nodes)
+    said = peer.mirrored if nodes is None else nodes
+    return *named, spec.import_, spec.sync_options, peer.cluster_id, peer.prefixes, nodes is None, said
+
+
+def planned_by(node: objects.Node) -> tuple[object, ...]:
+    """What a plan reads of a node beside its name: heartbeats rewrite the rest every few seconds."""
+    return node.spec, node.status.addresses, node.annotations, node.metadata.creation_timestamp
 
 
 def age(thing: objects.Object) -> tuple[str, str]:
