@@ -197,28 +197,29 @@ NODES = st.lists(
     max_size=3,
     unique_by=lambda n: n.metadata.name,
 )
-PEERS = st.lists(
-    st.builds(
-        lambda name, created, nodes, listed, services: peer(
-            *nodes, name=name, created=f"2026-01-0{created}T00:00:00Z", listed=listed, service_cidrs=services
-        ),
-        st.sampled_from(["east", "north", "west"]),
-        st.integers(1, 3),
-        NODES,
-        st.booleans(),
-        st.sampled_from([(), ("10.2.0.0/16",), ("10.50.0.0/16",)]),
+CREATED = {"east": "2026-01-01T00:00:00Z", "north": "2026-01-02T00:00:00Z", "west": "2026-01-03T00:00:00Z"}
+PEERS = st.builds(
+    lambda name, nodes, listed, services: peer(
+        *nodes, name=name, created=CREATED[name], listed=listed, service_cidrs=services
     ),
-    max_size=3,
-    unique_by=lambda p: p.configuration.metadata.name,
+    st.sampled_from(sorted(CREATED)),
+    NODES,
+    st.sampled_from([True, True, True, False]),
+    st.sampled_from([(), ("10.2.0.0/16",)]),
 )
 OTHER_LOCAL = LocalNetworks(pod_cidrs=(ip_network("10.3.0.0/16"),))
 
 
-@given(st.lists(st.tuples(st.sampled_from([LOCAL, OTHER_LOCAL]), PEERS), max_size=6))
+@given(st.lists(st.tuples(st.sampled_from([LOCAL, LOCAL, OTHER_LOCAL]), PEERS, st.booleans()), max_size=12))
 def test_a_plan_with_memory_is_the_plan_without(history):
-    memory = Memory()
-    for local, peers in history:
-        assert plan(local, peers, memory) == plan(local, peers)
+    """One peer changes, or goes, at a time."""
+    memory, peers = Memory(), {}
+    for local, changed, stays in history:
+        name = changed.configuration.metadata.name
+        peers.pop(name, None)
+        if stays:
+            peers[name] = changed
+        assert plan(local, list(peers.values()), memory) == plan(local, list(peers.values()))
 
 
 def test_a_changed_node_plans_its_own_cluster_and_those_whose_obstacle_it_was(monkeypatch):
@@ -229,9 +230,7 @@ def test_a_changed_node_plans_its_own_cluster_and_those_whose_obstacle_it_was(mo
     )
     memory = Memory()
     old = peer(node(), name="old", created="2026-01-01T00:00:00Z")
-    young = peer(
-        node(cidrs=("10.2.0.0/24",), addresses=("192.168.1.9",)), name="young", created="2026-01-02T00:00:00Z"
-    )
+    young = peer(node(addresses=("192.168.1.9",)), name="young", created="2026-01-02T00:00:00Z")
     assert [r.reason for r in plan(LOCAL, [old, young], memory)["young"].refused] == ["OverlapsPeer"]
     heartbeat = peer(node(), name="old", created="2026-01-01T00:00:00Z")
     plan(LOCAL, [heartbeat, young], memory)
