@@ -35,9 +35,10 @@ lint: venv collections ## style, types, layers, Ansible lint and sanity
 	@ruff format --check .
 	@cd daemon && mypy --no-error-summary && lint-imports --config pyproject.toml > /dev/null
 	@cd lab && mypy --no-error-summary
-	@echo "==> ansible-lint, ansible-test sanity"
+	@echo "==> ansible-lint, ansible-test sanity, antsibull-docs"
 	@ANSIBLE_COLLECTIONS_PATH=$(CURDIR)/collections ansible-lint --offline --profile production -q
 	@tests/sanity.sh
+	@ANSIBLE_COLLECTIONS_PATH=$(CURDIR)/collections antsibull-docs lint-collection-docs --plugin-docs --validate-collection-refs=self .
 
 test-fast: venv wheels collections ## only the tests that need no lab
 	@python -m pytest -m "not lab and not slow"

@@ -71,7 +71,14 @@ def test_options_of_access_can_be_set_once_for_every_module_that_has_them():
     assert sorted(group) == sorted(m.stem for m in modules if "  - clustermesh.core.cluster\n" in m.read_text())
 
 
-def test_what_an_execution_environment_reads_is_there():
-    described = yaml.safe_load((ROOT / "meta" / "execution-environment.yml").read_text())
-    for file in described["dependencies"].values():
-        assert (ROOT / file).read_text().strip()
+def test_an_execution_environment_is_told_what_the_collection_needs(tmp_path):
+    """As ansible-builder reads it, from the link by which this checkout is a collection."""
+    python, system = tmp_path / "python", tmp_path / "system"
+    files = [f"--write-pip={python}", f"--write-bindep={system}"]
+    command = [BIN / "ansible-builder", "introspect", *files, ROOT / "collections"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    needed = (ROOT / "meta" / "ee-requirements.txt").read_text().split()
+    assert needed
+    assert [line.partition(" ")[0] for line in python.read_text().splitlines() if line] == needed
+    assert "openssh-client [platform:dpkg]" in system.read_text()

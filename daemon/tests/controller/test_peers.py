@@ -25,6 +25,7 @@ from meshes import (
     delete,
     endpoint_slice,
     eventually,
+    exposition,
     put,
     remote_nodes,
     service,
@@ -266,6 +267,22 @@ async def test_a_node_without_prefixes_is_reached_pod_by_pod(api, remote_api, ea
         await delete(west, running)
         await eventually(routes("10.6.0.9/32"))
     await delete(west, *others, pod("b", "n1", ""), pod("done", "n1", ""))
+
+
+async def test_of_many_foreign_endpoints_a_few_are_named_and_all_are_counted(api, remote_api, east, west):
+    await put(east, namespace(NS), service("data", selector='app == "db"'))
+    await put(west, node("n1", "192.168.2.1", "10.2.0.0/24"), service("db", "db"))
+    await put(west, endpoint_slice("db", "10.2.0.5", *(f"10.99.0.{i}" for i in range(1, 61))))
+    await join(east, remote_api)
+    async with controller(api) as (_, metrics):
+
+        async def counted():
+            told = (await east.get(resources.REMOTE_CLUSTER_CONFIGURATIONS, "west")).status
+            return told.counts is not None and told.counts.refused == 60 and len(told.refused or ()) == 20
+
+        await eventually(counted)
+        assert 'refused_objects{reason="ForeignAddress",remote_cluster_name="west"} 60.0' in exposition(metrics)
+        assert await addresses(east, "data") == ["10.2.0.5"]
 
 
 async def test_a_peer_that_does_not_read_us_is_one_way(api, meshed_remote_api, east, west):
