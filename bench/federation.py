@@ -120,10 +120,14 @@ class Controller:
 
     def metric(self, line_begin: str) -> float:
         """Sum of the samples whose line begins so."""
+        return self.metrics(line_begin)[0]
+
+    def metrics(self, *line_begins: str) -> list[float]:
+        """Sums of several, scraped at once: a scrape costs the controller what it measures."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=30) as answer:
             text = answer.read().decode()
-        found = re.findall(rf"^{re.escape(line_begin)}\S* (\S+)$", text, re.MULTILINE)
-        return sum(map(float, found))
+        patterns = [rf"^{re.escape(line_begin)}\S* (\S+)$" for line_begin in line_begins]
+        return [sum(map(float, re.findall(pattern, text, re.MULTILINE))) for pattern in patterns]
 
     def until_in_sync(self, peers: int, services: int, timeout_s: float = 600) -> float:
         """Waits until every peer is in sync and every Service was brought up to date; seconds it took."""
@@ -132,11 +136,14 @@ class Controller:
             if self.process.poll() is not None:
                 raise BenchError(f"the controller ended: {self._log.read_text()[-2000:]}")
             with contextlib.suppress(OSError):
-                in_sync = self.metric("clustermesh_federation_in_sync")
-                listed = self.metric("clustermesh_federation_clusters")
-                if in_sync == 1 and listed == peers + 1 and self.metric("clustermesh_federated_services") == services:
+                wanted = {
+                    "clustermesh_federation_in_sync": 1,
+                    "clustermesh_federation_clusters": peers + 1,
+                    "clustermesh_federated_services": services,
+                }
+                if self.metrics(*wanted) == list(wanted.values()):
                     return time.monotonic() - started
-            time.sleep(0.02)
+            time.sleep(0.05)
         raise BenchError(f"not in sync after {timeout_s:g} s: {self._log.read_text()[-2000:]}")
 
     def resident_bytes(self) -> int:

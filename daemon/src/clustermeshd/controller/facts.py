@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -104,23 +104,23 @@ def slim_slice(piece: objects.EndpointSlice) -> objects.EndpointSlice:
             labels={names.SERVICE_NAME: sys.intern(piece.labels.get(names.SERVICE_NAME, ""))},
             annotations={names.LAST_CHANGE_TRIGGER: trigger} if trigger else None,
         ),
-        endpoints=tuple(map(_slim_endpoint, piece.endpoints or ())),
+        endpoints=tuple(_slim_endpoints(piece.endpoints or ())),
     )
 
 
-def _slim_endpoint(endpoint: objects.Endpoint) -> objects.Endpoint:
-    target = endpoint.target_ref
-    return objects.Endpoint(
-        addresses=endpoint.addresses,
-        conditions=_CONDITIONS.setdefault(endpoint.conditions, endpoint.conditions),
-        hostname=endpoint.hostname,
-        node_name=_shared(endpoint.node_name),
-        zone=_shared(endpoint.zone),
-        target_ref=target
-        and objects.ObjectReference(
-            kind=sys.intern(target.kind), name=target.name, namespace=sys.intern(target.namespace)
-        ),
-    )
+def _slim_endpoints(endpoints: Iterable[objects.Endpoint]) -> Iterator[objects.Endpoint]:
+    """One loop without calls of our own: a peer has a hundred thousand of them."""
+    intern, conditions = sys.intern, _CONDITIONS
+    for endpoint in endpoints:
+        node, zone, target = endpoint.node_name, endpoint.zone, endpoint.target_ref
+        yield objects.Endpoint(
+            endpoint.addresses,
+            conditions.setdefault(endpoint.conditions, endpoint.conditions),
+            endpoint.hostname,
+            node if node is None else intern(node),
+            zone if zone is None else intern(zone),
+            target and objects.ObjectReference(intern(target.kind), target.name, intern(target.namespace)),
+        )
 
 
 def _shared(text: str | None) -> str | None:

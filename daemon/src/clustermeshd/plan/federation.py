@@ -226,26 +226,25 @@ def _admitted(
     source: objects.EndpointSlice, backing: Backing, local_nodes: Collection[str], made: Federated
 ) -> Iterator[objects.Endpoint]:
     """Endpoints of a peer as they enter our slice; one with an address that is not that peer's to give does not."""
-    family = _FAMILY[source.address_type]
+    family, owns, prefix = _FAMILY[source.address_type], backing.owns, f"{backing.cluster}/"
+    known: dict[str | None, str | None] = {None: None}  # node names, as they may stand here
     for endpoint in source.endpoints or ():
-        if not _owns_all(backing, endpoint.addresses, family):
-            made.refused.setdefault(backing.cluster, []).append(", ".join(endpoint.addresses[:2]) or "no address")
+        addresses, node, zone, target = endpoint.addresses, endpoint.node_name, endpoint.zone, endpoint.target_ref
+        point = parse_point(addresses[0]) if len(addresses) == 1 else None
+        is_owned = owns(point) if point is not None and point.family == family else False
+        if not is_owned and (len(addresses) == 1 or not _owns_all(backing, addresses, family)):
+            made.refused.setdefault(backing.cluster, []).append(", ".join(addresses[:2]) or "no address")
             continue
-        target = endpoint.target_ref
-        yield objects.Endpoint(
-            addresses=endpoint.addresses,
-            conditions=endpoint.conditions,
-            hostname=endpoint.hostname if _is_label(endpoint.hostname) else None,
+        if node not in known:
             # a node name that exists here too would make kube-proxy take the endpoint for a local one
-            node_name=endpoint.node_name
-            if _is_name(endpoint.node_name) and endpoint.node_name not in local_nodes
-            else None,
-            zone=endpoint.zone if endpoint.zone and len(endpoint.zone) <= _MAX_NAME else None,
-            target_ref=None
-            if target is None
-            else objects.ObjectReference(
-                kind=target.kind, name=f"{backing.cluster}/{target.name}"[:1024], namespace=target.namespace
-            ),
+            known[node] = node if _is_name(node) and node not in local_nodes else None
+        yield objects.Endpoint(
+            addresses,
+            endpoint.conditions,
+            endpoint.hostname if endpoint.hostname and _is_label(endpoint.hostname) else None,
+            known[node],
+            zone if zone and len(zone) <= _MAX_NAME else None,
+            target and objects.ObjectReference(target.kind, f"{prefix}{target.name}"[:1024], target.namespace),
         )
 
 
