@@ -2,8 +2,9 @@
 
 Losing the server empties nothing. A list that comes back is compared with the store, so that objects deleted while
 nobody watched are told as deleted. Rules of the API: 410 may come as a status or as an event, bookmarks move the
-version without an object (KEP-956), a server may stream the initial list (KEP-3157). Versions are compared in one case
-only: one that went back means a store that was restored, where a watch would wait in silence for what is long past.
+version without an object (KEP-956). Versions are compared in one case only: one that went back means a store that was
+restored, where a watch would wait in silence for what is long past. Lists come in pages, never as a stream (KEP-3157):
+docs/decisions/0010-paged-lists.md.
 
 An object that cannot be read, or is too large, is counted and left out; its last readable state stays, until it is
 deleted. A kind that answers 404 counts as empty, but what was known of it is dropped only when 404 lasts.
@@ -24,7 +25,7 @@ import msgspec
 
 from clustermeshd.kube import objects
 from clustermeshd.kube.client import Client, key_of
-from clustermeshd.kube.errors import UNDECODABLE, Expired, NotFound, Rejected, of_status
+from clustermeshd.kube.errors import UNDECODABLE, Expired, NotFound, of_status
 from clustermeshd.kube.resources import Resource
 from clustermeshd.model.errors import MeshError
 
@@ -32,12 +33,10 @@ _LOG = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=objects.Object)
 
-_INITIAL_END = "k8s.io/initial-events-end"
 _HEALTHY_S = 30.0  # a watch that lived so long resets the back-off
 _QUICK_S = 1.0
 _QUICK_LIMIT = 3  # empty watches that end at once: the version may be stale, list again
 _IDLE_S = 150.0  # bookmarks come about once a minute
-_INITIAL_IDLE_S = 30.0  # an initial list that stops before its end mark: the server does not know about marks
 _NOT_SERVED_S = 30.0
 _MAX_DIGITS = 20  # of a version; etcd counts in 64 bits
 
@@ -74,10 +73,6 @@ class _Event(Generic[T]):
     kind: str
     bare: objects.Object
     item: T | None
-
-    @property
-    def ends_list(self) -> bool:
-        return self.kind == "BOOKMARK" and self.bare.annotations.get(_INITIAL_END) == "true"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +129,6 @@ class Informer(Generic[T]):
         self._store: dict[str, T] = {}
         self._synced = asyncio.Event()
         self._version = ""
-        self._streams_lists = True
         self._last_event = clock()
         self._decoder = msgspec.json.Decoder(resource.type)
         self._envelope = msgspec.json.Decoder(objects.RawEvent)
@@ -206,7 +200,7 @@ class Informer(Generic[T]):
         if not self._version:
             self.state = "listing"
             await self._list()
-        return await self._watch(self._version, initial=False)
+        return await self._watch(self._version)
 
     async def _went_back(self) -> bool:
         """Whether the server now is at an older version than we were: its store was restored."""
@@ -252,11 +246,14 @@ class Informer(Generic[T]):
 
     async def _list(self) -> None:
         self._is_full = False
-        if self._streams_lists and await self._stream_list():
-            return
         found: dict[str, T] = {}
-        kept: set[str] = set()
+        kept: set[str] = set()  # what is listed and cannot be read: its last readable state stays
         version = ""
+
+        def skip(key: str, why: str) -> None:
+            kept.add(key)
+            self._skip(key, why)
+
         async for page in self._client.pages(
             self.resource,
             self._namespace,
@@ -264,26 +261,13 @@ class Informer(Generic[T]):
             field_selector=self._field_selector,
             max_objects=4 * self._limits.objects,
             max_object_bytes=self._limits.object_bytes,
-            on_skip=lambda key, why: self._skip(key, why, kept),
+            on_skip=skip,
         ):
             self._last_event = self._clock()
             for item in page.items or ():
                 self._take(found, self._kept(item))
             version = page.metadata.resource_version
         self._listed(found, kept, version)
-
-    async def _stream_list(self) -> bool:
-        """The list as a stream of events, where the server can (WatchList); False where it cannot."""
-        try:
-            await self._watch("", initial=True)
-        except Rejected:  # the server does not know sendInitialEvents
-            self._streams_lists = False
-        except TimeoutError:
-            _LOG.info("%s: the server streams a list without end mark", self.resource.plural)
-            self._streams_lists = False
-        else:
-            self._streams_lists = bool(self._version)
-        return self._streams_lists
 
     def _kept(self, item: T) -> T:
         return item if self._keep is None else self._keep(item)
@@ -296,7 +280,7 @@ class Informer(Generic[T]):
 
     def _overflow(self, key: str) -> None:
         self._is_full = True
-        self._skip(key, f"there are more than {self._limits.objects}", set())
+        self._skip(key, f"there are more than {self._limits.objects}")
 
     def _listed(self, found: dict[str, T], kept: set[str], version: str) -> None:
         self.served = True
@@ -337,46 +321,27 @@ class Informer(Generic[T]):
 
     # ---- watch
 
-    async def _watch(self, version: str, *, initial: bool) -> int:
-        """Follows one watch to its end; the number of events it had. An initial one ends with its list."""
-        query = {"watch": "true", "allowWatchBookmarks": "true"}
-        if initial:
-            query |= {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
-        else:
-            query |= {"resourceVersion": version}
-        query["timeoutSeconds"] = str(random.randint(300, 600))  # noqa: S311  # spread, not a secret
+    async def _watch(self, version: str) -> int:
+        """Follows one watch to its end; the number of events it had."""
+        query = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(random.randint(300, 600)),  # noqa: S311  # spread, not a secret
+        }
         if self._label_selector:
             query["labelSelector"] = self._label_selector
         if self._field_selector:
             query["fieldSelector"] = self._field_selector
         count = 0
-        found: dict[str, T] = {}
-        kept: set[str] = set()
-        async with (
-            asyncio.timeout(_INITIAL_IDLE_S if initial else None) as patience,
-            self._client.stream(self._path, query, idle_timeout_s=_IDLE_S) as lines,
-        ):
-            if not initial:
-                self._is_watching()
+        async with self._client.stream(self._path, query, idle_timeout_s=_IDLE_S) as lines:
+            self._is_watching()
             async for line in lines:
                 count += 1
                 self._last_event = self._clock()
-                event = self._event(line, kept)
-                if initial:
-                    patience.reschedule(asyncio.get_running_loop().time() + _INITIAL_IDLE_S)
-                if event is None:
-                    continue
-                if not initial:
+                event = self._event(line)
+                if event is not None:
                     self._apply(event)
-                elif event.ends_list:
-                    self._listed(found, kept, event.bare.metadata.resource_version)
-                    self._is_watching()
-                    patience.reschedule(None)
-                    initial = False
-                elif event.kind == "DELETED":
-                    found.pop(event.bare.key, None)
-                elif event.item is not None:
-                    self._take(found, event.item)
         return count
 
     def _is_watching(self) -> None:
@@ -384,37 +349,35 @@ class Informer(Generic[T]):
         self._gone_since = None
         self.state = "watching"
 
-    def _event(self, line: bytes, kept: set[str]) -> _Event[T] | None:
+    def _event(self, line: bytes) -> _Event[T] | None:
         """What a line says; None for one that says nothing readable. An ERROR is raised."""
         try:
             envelope = self._envelope.decode(line)
         except UNDECODABLE as error:
-            self._skip("", str(error) if line else "too long", kept)
+            self._skip("", str(error) if line else "too long")
             return None
         body = envelope.object
         if envelope.type == "ERROR":
             raise _told(bytes(body), self.resource.plural)
         if len(memoryview(body)) > self._limits.object_bytes:
-            return self._unreadable(envelope, f"{len(memoryview(body))} bytes", kept)
+            return self._unreadable(envelope, f"{len(memoryview(body))} bytes")
         try:
             item = self._decoder.decode(body)
         except UNDECODABLE as error:
-            return self._unreadable(envelope, str(error), kept)
+            return self._unreadable(envelope, str(error))
         return _Event(envelope.type, item, item if envelope.type == "BOOKMARK" else self._kept(item))
 
-    def _unreadable(self, envelope: objects.RawEvent, why: str, kept: set[str]) -> _Event[T] | None:
+    def _unreadable(self, envelope: objects.RawEvent, why: str) -> _Event[T] | None:
         """An object that is left out may still be deleted, and moves the version as any other."""
-        self._skip(key_of(envelope.object), why, kept)
+        self._skip(key_of(envelope.object), why)
         try:
             bare = msgspec.json.decode(envelope.object, type=objects.Object)
         except UNDECODABLE:
             return None
         return _Event(envelope.type, bare, None)
 
-    def _skip(self, key: str, why: str, kept: set[str]) -> None:
+    def _skip(self, key: str, why: str) -> None:
         self.skipped += 1
-        if key in self._store:
-            kept.add(key)
         if self.skipped == 1:
             _LOG.warning("%s %s is left out: %s", self.resource.kind, key, why)
 
