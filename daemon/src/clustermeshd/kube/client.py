@@ -28,6 +28,7 @@ from clustermeshd.kube.access import Access
 from clustermeshd.kube.resources import Resource
 from clustermeshd.model.errors import MeshError
 
+_PAGE = 100  # objects; a slice has a hundred endpoints, and what a page takes is not given back to the system
 _LOG = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=objects.Object)
@@ -124,7 +125,7 @@ class Client:
         *,
         label_selector: str | None = None,
         field_selector: str | None = None,
-        limit: int = 500,
+        limit: int = _PAGE,
     ) -> tuple[list[T], str]:
         """All objects and the resourceVersion to watch from; pages of ``limit``, begun again when they expire."""
         for attempt in range(3):
@@ -149,7 +150,7 @@ class Client:
         *,
         label_selector: str | None = None,
         field_selector: str | None = None,
-        limit: int = 500,
+        limit: int = _PAGE,
         max_objects: int = 2_000_000,
         max_object_bytes: int = _MAX_BODY,
         on_skip: Callable[[str, str], None] | None = None,
