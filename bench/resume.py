@@ -1,7 +1,7 @@
 """``resume``: restart of the controller until it is in sync, against one paged list of the same objects.
 
 The reference reads what the controller has to read, remote and local, by the raw client, one kind after the other,
-in pages of 500 (kubectl's), and decodes it. Both start in a process of their own; the time of our process's imports counts.
+in pages of 500 (kubectl's), and decodes it. Both start in a process of their own; the time of imports counts.
 """
 
 from __future__ import annotations
