@@ -48,12 +48,12 @@ def remote_api() -> Iterator[ControlPlane]:
         yield running
 
 
-@pytest.fixture
-def meshed_remote_api(remote_api: ControlPlane) -> Iterator[ControlPlane]:
-    """The second cluster with our kinds, as long as a test."""
-    install_crds(remote_api)
-    yield remote_api
-    kubectl(remote_api, "delete", "-f", str(CRDS))
+@pytest.fixture(scope="session")
+def meshed_remote_api() -> Iterator[ControlPlane]:
+    """A remote cluster that has our kinds too; a test removes what it made of them."""
+    with ControlPlane(name="meshed-west", services=("10.97.0.0/16",)) as running:
+        install_crds(running)
+        yield running
 
 
 @pytest.fixture

@@ -31,6 +31,11 @@ from cli_world import (
 )
 
 
+@pytest.fixture(scope="session")
+def remote_api(meshed_remote_api: ControlPlane) -> ControlPlane:
+    return meshed_remote_api
+
+
 @pytest.fixture(scope="module")
 def peer_kubeconfig(remote_api: ControlPlane) -> str:
     """What the access Secret of west holds."""

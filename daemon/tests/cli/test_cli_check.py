@@ -259,10 +259,11 @@ def test_the_controllers_right_to_the_secret_is_asked_of_the_api_server(east: Co
 
 
 @pytest.fixture
-def meshed_west(meshed_remote_api: ControlPlane) -> ControlPlane:
-    """West with our kinds, as long as a test."""
-    apply(meshed_remote_api, thing("Namespace", names.NAMESPACE))
-    return meshed_remote_api
+def meshed_west(remote_api: ControlPlane) -> Iterator[ControlPlane]:
+    """West as a member of a mesh, as long as a test."""
+    apply(remote_api, thing("Namespace", names.NAMESPACE))
+    yield remote_api
+    kubectl(remote_api, "delete", "remoteclusterconfigurations.clustermesh.io,meshnodes.clustermesh.io", "--all")
 
 
 def test_the_other_direction_is_looked_at_with_the_peers_own_kubeconfig(east: ControlPlane, meshed_west: ControlPlane):

@@ -19,7 +19,8 @@ NODE = {
     "status": {"addresses": [{"type": "InternalIP", "address": "192.168.2.1"}]},
 }
 IN_SYNC, NO_SECRET = ("True", "Connected"), ("False", "SecretMissing")
-# Step: what to put, or with a minus what to delete. Then: name -> condition Connected, and whose nodes are mirrored.
+# Step: what to put, with a minus what to delete, with "?" the reason that it (west, if not said) is to tell.
+# Then: name -> condition Connected, and whose nodes are mirrored.
 CASES: dict[str, tuple[list[str], dict[str, tuple[str, str]], set[str]]] = {
     "the Secret comes later": (["west", "?SecretMissing", "secret"], {"west": IN_SYNC}, {"west"}),
     "the Secret comes first": (["secret", "west"], {"west": IN_SYNC}, {"west"}),
@@ -37,6 +38,11 @@ CASES: dict[str, tuple[list[str], dict[str, tuple[str, str]], set[str]]] = {
         ["secret", "west", "?Connected", "ouest", "-west"],
         {"ouest": IN_SYNC},
         {"ouest"},
+    ),
+    "the new name is refused first": (
+        ["secret", "west", "?Connected", "weston", "weston?DuplicateCluster", "-west"],
+        {"weston": IN_SYNC},
+        {"weston"},
     ),
 }
 
@@ -56,7 +62,8 @@ def documents(remote_api) -> dict[str, dict[str, Any]]:
         "secret": access_secret("life", remote_api.kubeconfig.read_text()),
         "secret of another user": access_secret("life", other),
         "west": configuration("west", "life"),
-        "ouest": configuration("ouest", "life"),
+        "ouest": configuration("ouest", "life"),  # of two made in one second the first by name counts
+        "weston": configuration("weston", "life"),
     }
 
 
@@ -90,21 +97,22 @@ async def test_every_life_ends_in_the_state_of_a_fresh_start(api, east, west, do
         }
         return found == reasons and nodes == {(name, "n1", owners[name]) for name in mirrored}
 
-    def is_told(reason: str) -> Callable[[], Any]:
+    def is_told(name: str, reason: str) -> Callable[[], Any]:
         async def check() -> bool:
-            return (await _reason(east, "west"))[1] == reason
+            return (await _reason(east, name))[1] == reason
 
         return check
 
     async with controller(api):
         for step in steps:
-            if step.startswith("?"):
-                await eventually(is_told(step[1:]), 30)
+            name, _, reason = step.partition("?")
+            if reason:
+                await eventually(is_told(name or "west", reason), 30)
             elif step.startswith("-"):
                 await delete(east, documents[step[1:]])
             else:
                 await put(east, documents[step])
-        await eventually(is_as_expected, 30)
+        await eventually(is_as_expected)
         settled = await _state(east, set(reasons))
     async with controller(api) as (mesh, _):
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import time
+from itertools import pairwise
 
 import pytest
 from clustermesh_lab import ControlPlane
@@ -159,6 +162,51 @@ async def test_a_rotated_secret_never_empties_anything(api, remote_api, east):
         await asyncio.sleep(1)
         assert mesh.peers["west"].connection.access.fingerprint == fingerprint
         assert mesh.peers["west"].credentials is mesh.peers["west"].connection
+
+
+async def test_a_new_credential_that_is_not_answered_yet_leaves_the_peer_connected(api, remote_api, east):
+    join(api, remote_api, "west")
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"https://127.0.0.1:{mute.getsockname()[1]}"
+        async with controller(api) as (mesh, _):
+
+            async def connected():
+                return (await conditions(east, "west")).get("Connected") == ("True", "Connected")
+
+            await eventually(connected)
+            peer = mesh.peers["west"]
+            apply(api, access_secret("west", remote_api.kubeconfig.read_text().replace(remote_api.url, url)))
+            await eventually(lambda: _true(peer.credentials is not peer.connection))
+            for _ in range(2):  # one turn may have been under way
+                turn = mesh._last_turn
+                mesh._configurations_changed()
+                await eventually(lambda turn=turn: _true(mesh._last_turn > turn))
+            assert await connected()
+            assert peer.credentials is not peer.connection
+
+
+async def test_planning_rests_as_long_as_it_took(api, east, monkeypatch):
+    """Nodes that never come to rest, of a peer that has many, leave the loop time for everything else."""
+    turns = []
+    async with controller(api) as (mesh, _):
+        await eventually(lambda: _true(mesh.has_synced))
+        replan = mesh._nodes.replan
+
+        def slow():
+            started = time.monotonic()
+            time.sleep(0.3)
+            replan()
+            turns.append((started, time.monotonic()))
+
+        monkeypatch.setattr(mesh._nodes, "replan", slow)
+
+        async def flooded():
+            mesh._nodes_changed()
+            return len(turns) >= 4
+
+        await eventually(flooded)
+    for (began, ended), (again, _) in pairwise(turns):
+        assert again - ended >= ended - began
 
 
 @pytest.mark.parametrize(

@@ -285,9 +285,8 @@ async def test_of_many_foreign_endpoints_a_few_are_named_and_all_are_counted(api
         assert await addresses(east, "data") == ["10.2.0.5"]
 
 
-async def test_a_peer_that_does_not_read_us_is_one_way(api, meshed_remote_api, east, west):
+async def test_a_peer_that_does_not_read_us_is_one_way(api, meshed_remote_api, east):
     """Its configurations are read as they come and go; what is programmed is not the other side's to take away."""
-    await put(west, node("n1", "192.168.2.1", "10.2.0.0/24"))
     await join(east, meshed_remote_api)
     own_id = (await east.get(resources.NAMESPACES, "kube-system")).metadata.uid
 
@@ -298,7 +297,8 @@ async def test_a_peer_that_does_not_read_us_is_one_way(api, meshed_remote_api, e
         return check
 
     theirs = configuration("east", "east")
-    async with controller(api):
+    async with controller(api), admin(meshed_remote_api) as west:
+        await put(west, node("n1", "192.168.2.1", "10.2.0.0/24"))
         await eventually(routed("False", "OneWay"))
         await put(west, theirs)
         await eventually(routed("True", "OverlayEnabled"))  # it has not reached its cluster: nothing is claimed
@@ -309,6 +309,7 @@ async def test_a_peer_that_does_not_read_us_is_one_way(api, meshed_remote_api, e
         await delete(west, theirs)
         await eventually(routed("False", "OneWay"))
         assert await remote_nodes(east) == {"west.n1": ("10.2.0.0/24",)}
+        await delete(west, node("n1", "192.168.2.1"))
 
 
 async def test_pods_are_not_read_where_every_node_has_prefixes(api, remote_api, east, west):

@@ -20,15 +20,16 @@ from kernel_topology import MeshNode, Namespace, Topology
 from kernel_traffic import Sink, send_tcp
 
 QUICK = Probing(interval_s=0.15, timeout_s=0.05, sample=4)
+SLOW = Probing(interval_s=15, timeout_s=0.05, sample=4)
 TUNNEL = {"a": {4: "10.91.1.0", 6: "fd91:1::"}, "b": {4: "10.92.1.0", 6: "fd92:1::"}}
 
 
 class Running:
     """A prober of one node in a thread of its own."""
 
-    def __init__(self, node: MeshNode, targets: list[Target]) -> None:
+    def __init__(self, node: MeshNode, targets: list[Target], settings: Probing = QUICK) -> None:
         self.targets, self.metrics = targets, Metrics()
-        self.prober = Prober(QUICK, lambda: self.targets, metrics=self.metrics, on_change=lambda: None)
+        self.prober = Prober(settings, lambda: self.targets, metrics=self.metrics, on_change=lambda: None)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: node.space.call(lambda: asyncio.run(self._run())))
         self._thread.start()
@@ -50,8 +51,8 @@ class Running:
     def states(self) -> dict[int, tuple[str, str]]:
         return {path.target.family: (path.state, path.reason) for path in list(self.prober._paths.values())}
 
-    def until(self, wanted: dict[int, tuple[str, str]]) -> None:
-        deadline = time.monotonic() + 20
+    def until(self, wanted: dict[int, tuple[str, str]], within_s: float = 20) -> None:
+        deadline = time.monotonic() + within_s
         while self.states() != wanted:
             assert time.monotonic() < deadline, self.states()
             time.sleep(0.02)
@@ -100,6 +101,32 @@ def test_without_the_other_end_nothing_is_claimed_to_work(mesh: Topology) -> Non
     alone = Running(mesh.a, targets("a", {4: 1450}))
     alone.until({4: ("unreachable", "NoAnswer")})
     alone.close()
+
+
+def test_nodes_that_appear_are_known_to_be_reachable_long_before_the_next_round(mesh: Topology) -> None:
+    a, b = Running(mesh.a, [], SLOW), Running(mesh.b, targets("b", {4: 1450, 6: 1430}))
+    try:
+        time.sleep(0.1)  # its first round has found nobody
+        a.targets = targets("a", {4: 1450, 6: 1430})
+        a.until(BOTH, within_s=SLOW.interval_s / 2)
+    finally:
+        a.close()
+        b.close()
+
+
+def test_an_end_that_starts_later_is_reachable_soon_after_and_was_never_called_lost(mesh: Topology) -> None:
+    a = Running(mesh.a, targets("a", {4: 1450}), SLOW)
+    try:
+        deadline = time.monotonic() + SLOW.interval_s
+        while a.metrics.probes.labels("sent")._value.get() < 2 * 5:  # five times a small and a large one
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert a.states() == {4: ("unknown", "NotProbedYet")}
+        b = Running(mesh.b, targets("b", {4: 1450}))
+        a.until({4: ("reachable", "Answered")}, within_s=SLOW.interval_s / 2)
+        b.close()
+    finally:
+        a.close()
 
 
 def test_a_tunnel_address_that_moves_is_followed(probers: tuple[Topology, Running, Running]) -> None:

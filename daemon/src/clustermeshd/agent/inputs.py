@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from clustermeshd.agent.engine import Inputs
 from clustermeshd.kube import informer, objects, resources
 from clustermeshd.kube.client import Client
-from clustermeshd.kube.informer import Informer
+from clustermeshd.kube.informer import Informer, when_other
 from clustermeshd.model.addresses import parse_address
 from clustermeshd.model.errors import MeshError
 from clustermeshd.plan.overlay import Change
@@ -32,7 +32,10 @@ class ClusterInputs:
         self._version = 0
         self._path_mtus: dict[tuple[str, str, int], int] = {}
         self._nodes: Informer[objects.Node] = Informer(
-            client, resources.NODES, field_selector=f"metadata.name={node_name}", on_change=self._on_node
+            client,
+            resources.NODES,
+            field_selector=f"metadata.name={node_name}",
+            on_change=when_other(self._touch, lambda node: local_node(node, "")),  # heartbeats rewrite it all the time
         )
         self._remotes: Informer[objects.RemoteNode] = Informer(
             client, resources.REMOTE_NODES, on_change=self._on_remote
@@ -41,7 +44,7 @@ class ClusterInputs:
             client,
             resources.MESH_NODES,
             field_selector=f"metadata.name={node_name}",
-            on_change=self._on_mesh_node,
+            on_change=when_other(self._touch, lambda node: node.spec),
             keep=objects.MeshNode.told,
         )
         self._pending: dict[str, Change] | None = None  # by name, since the last look; None: look at everything
@@ -132,15 +135,6 @@ class ClusterInputs:
             before = self._pending.get(name)
             self._pending[name] = Change(before.old if before else change.old, change.new)
         self._note()
-
-    def _on_node(self, change: informer.Change[objects.Node]) -> None:
-        """Heartbeats rewrite a Node's status all the time; only what planning reads counts."""
-        if change.differs_in(lambda node: local_node(node, "")):
-            self._touch()
-
-    def _on_mesh_node(self, change: informer.Change[objects.MeshNode]) -> None:
-        if change.differs_in(lambda node: node.spec):
-            self._touch()
 
     async def _identify(self) -> None:
         """The UID of kube-system is the cluster's id; asked for until it is known, since it never changes."""

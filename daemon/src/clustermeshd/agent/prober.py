@@ -3,6 +3,9 @@
 Each agent answers on its tunnel addresses and asks a bounded sample of the others. An answer is never longer than what
 it answers, goes only to known tunnel addresses, and no more often than a limit; whatever else arrives is dropped. A
 request says what is asked for, nothing of either end: the network between them is trusted with nothing.
+
+A path that nothing is known of yet is asked again sooner than in the next round, so that a mesh just made is known to
+work when it does. What stays unanswered then is no loss: the other end may still be starting.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ _MOST_READ: Final = 256  # datagrams at a time
 _ANSWERS_PER_S: Final = 5000
 _ANSWERS_TO_ONE_PER_S: Final = 50
 _HEARD_ROUNDS: Final = 3  # rounds for which the other end's own probes count as heard
+_SOON: Final = 10  # an interval has so many places for what nothing is known of yet
 
 
 @dataclass(slots=True)
@@ -75,8 +79,7 @@ class Prober:
             while True:
                 started = time.monotonic()
                 await self._round()
-                rest_s = self._settings.interval_s - (time.monotonic() - started)
-                await asyncio.sleep(max(0.0, rest_s) * random.uniform(0.9, 1.0))  # noqa: S311
+                await self._rest(started + self._settings.interval_s * random.uniform(0.9, 1.0))  # noqa: S311
         finally:
             self._bind(())
 
@@ -101,21 +104,40 @@ class Prober:
         again = (target for target in targets if target.key in bad)  # until it is good, and as many as the sample
         chosen |= {target.key: target for target in islice(again, self._settings.sample)}
         self._paths = {key: path for key, path in self._paths.items() if key in chosen}
-        rounds = await self._ask(list(chosen.values()))
+        await self._probe(list(chosen.values()))
+
+    async def _rest(self, until: float) -> None:
+        """Until the next round, or the next look where there was nobody to ask; meanwhile unknown paths once more."""
+        soon_s = self._settings.interval_s / _SOON
+        while (left_s := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(left_s, soon_s) if self._unknown() or not self._paths else left_s)
+            if not self._paths:
+                return
+            if until - time.monotonic() > soon_s + self._settings.timeout_s:
+                await self._probe(self._unknown(), again=True)
+
+    def _unknown(self) -> list[Target]:
+        return [path.target for path in self._paths.values() if path.state == "unknown"]
+
+    async def _probe(self, targets: Sequence[Target], *, again: bool = False) -> None:
+        rounds = await self._ask(targets)
         await asyncio.sleep(self._settings.timeout_s if rounds else 0.0)
-        self._judge(rounds)
+        self._judge(rounds, again=again)
 
     async def _ask(self, targets: Sequence[Target]) -> list[_Round]:
-        """Send to all, spread over half of the interval."""
+        """Send to all, spread over half of the interval; sooner where nothing is known of any."""
         rounds = []
-        pause_s = self._settings.interval_s / 2 / max(len(targets), 1)
         for target in targets:
             path = self._paths.setdefault(target.key, Path(target))
             if path.target != target:  # it has another address now, or is reached in another way
-                path = self._paths[target.key] = Path(target)
+                self._paths[target.key] = Path(target)
+        is_new = all(self._paths[target.key].state == "unknown" for target in targets)
+        spread_s = self._settings.interval_s / 2 / (_SOON if is_new else 1)
+        pause_s = spread_s / max(len(targets), 1)
+        for target in targets:
             probe = _Round(target, {})
             smallest = _HEADERS[target.family] + _DATAGRAM.size
-            for size in (smallest, *path.sizes(), target.mtu):
+            for size in (smallest, *self._paths[target.key].sizes(), target.mtu):
                 self._send(probe, max(size, smallest))
             rounds.append(probe)
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311
@@ -134,13 +156,15 @@ class Prober:
         with contextlib.suppress(OSError):  # no route, too large: as good as lost
             sender.sendto(data, (probe.target.address, self._settings.port))
 
-    def _judge(self, rounds: Iterable[_Round]) -> None:
+    def _judge(self, rounds: Iterable[_Round], *, again: bool) -> None:
         self._waiting.clear()
         now = time.monotonic()
         has_changed = False
         for probe in rounds:
             path = self._paths.get(probe.target.key)
             if path is None or path.target != probe.target:
+                continue
+            if again and None in probe.sent.values():  # the next round says what that is
                 continue
             smallest, largest = min(probe.sent), max(probe.sent)
             others = tuple((size, rtt is not None) for size, rtt in probe.sent.items() if smallest < size < largest)

@@ -21,11 +21,11 @@ from clustermeshd.kube.client import Client
 from clustermeshd.kube.errors import Forbidden, NotFound
 from clustermeshd.model import names
 from clustermeshd.model.errors import MeshError
+from clustermeshd.plan.peerstatus import ONE_WAY
 from clustermeshd.runtime.logs import escape
 
 T = TypeVar("T", bound=objects.Object)
 
-_ONE_WAY = "one direction only: no RemoteClusterConfiguration there leads to this cluster"
 _JOIN = "create it there (mesh.yml does both), or accept no overlay"
 
 
@@ -181,13 +181,13 @@ def _look_back(local: check_mesh.Local, found: Probe, theirs: Sequence[objects.R
         told = f"not known: {unknown} there has not reached its cluster yet"
         found.tell("other direction", "warn", told, "there: clustermesh check")
     else:
-        found.tell("other direction", "FAIL", _ONE_WAY, _JOIN)
+        found.tell("other direction", "FAIL", ONE_WAY, _JOIN)
 
 
 def _compare(local: check_mesh.Local, found: Probe, side: OtherSide) -> None:
     back = next((peer for peer in side.peers if side.leads_to[peer.metadata.name] == local.cluster_id), None)
     if back is None:
-        found.tell("other direction", "FAIL", _ONE_WAY, _JOIN)
+        found.tell("other direction", "FAIL", ONE_WAY, _JOIN)
         return
     state = next((c for c in back.status.conditions or () if c.type == "Synced"), None)
     if state is not None and state.status == "True":

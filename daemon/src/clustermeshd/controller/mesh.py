@@ -36,6 +36,7 @@ _RETRY_S = 1.0
 _MAX_RETRY_S = 8.0
 _MAX_REST_S = 2.0
 _STATUS_PERIOD_S = 5.0
+_DUPLICATE = "DuplicateCluster"
 _STUCK_S = 120.0  # a loop that has not turned for this long is reported dead
 _RESYNC_PERIOD_S = 300.0  # what no event told (Calico's federation controller has the same period)
 
@@ -174,16 +175,14 @@ class Mesh:
 
     def _may_plan(self) -> bool:
         """Whether planning has rested as long as it took last: a peer whose nodes never rest stops nothing else."""
-        wait_s = self._plan_after - time.monotonic()
-        if wait_s > 0:
-            asyncio.get_running_loop().call_later(wait_s, self._wake.set)
-        return wait_s <= 0
+        return time.monotonic() >= self._plan_after
 
     async def _reconcile_nodes(self) -> None:
         started = time.monotonic()
         self._replan()
-        ended = time.monotonic()
-        self._plan_after = ended + min(_MAX_REST_S, ended - started)
+        rest_s = min(_MAX_REST_S, time.monotonic() - started)
+        self._plan_after = time.monotonic() + rest_s
+        asyncio.get_running_loop().call_later(rest_s, self._wake.set)  # for what changes meanwhile
         await self._nodes.write()
 
     def _replan(self) -> None:
@@ -234,6 +233,9 @@ class Mesh:
             self._in_force.pop(name, None)
             self._federator.forget(name)
             self._dirty_nodes = True
+            for other in self.peers.values():
+                if other.error is not None and reason_of(other.error) == _DUPLICATE:  # its obstacle may be gone
+                    other.recheck()
         for name, configuration in wanted.items():
             if name not in self.peers:
                 self._start(group, configuration)
@@ -269,7 +271,7 @@ class Mesh:
         for other in [peer for peer in self.peers.values() if peer.name != name and peer.cluster_id == cluster_id]:
             if age(other.configuration) < age(mine):
                 raise Refused(
-                    "DuplicateCluster", f"it is the cluster of {other.name}", where=where, fix="delete one of the two"
+                    _DUPLICATE, f"it is the cluster of {other.name}", where=where, fix="delete one of the two"
                 )
             other.recheck()  # it was accepted first, but this one is older
 

@@ -85,9 +85,14 @@ class Peer:
         return newest.error if newest is not None else None
 
     @property
+    def identified(self) -> Connection | None:
+        """The newest connection that has reached its cluster: while credentials are replaced, still the one before."""
+        both = (self._candidate, self.connection)
+        return next((made for made in both if made is not None and made.cluster_id), None)
+
+    @property
     def cluster_id(self) -> str:
-        newest = self._candidate or self.connection
-        return newest.cluster_id if newest is not None else ""
+        return self.identified.cluster_id if self.identified is not None else ""
 
     @property
     def credentials(self) -> Connection | None:

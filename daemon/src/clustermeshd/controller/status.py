@@ -121,7 +121,7 @@ class StatusWriter:
         await self._events.warn(configuration, configuration.api_version, _KIND, "NameTaken", message)
 
     def _facts(self, peer: Peer) -> PeerFacts:
-        connection, newest = peer.connection, peer.credentials
+        connection, newest, identified = peer.connection, peer.credentials, peer.identified
         plan = self._nodes.plans.get(peer.name)
         expiry = newest.access.expires_at if newest is not None else None
         before = peer.configuration.status
@@ -130,11 +130,11 @@ class StatusWriter:
         endpoints, unlisted = self._refused_endpoints(peer.name)
         return PeerFacts(
             error=peer.error,
-            identified=bool(peer.cluster_id),
+            identified=identified is not None,
             is_mutual=connection.leads_to(self._cluster_id()) if connection is not None else None,
             synced=connection is not None,
             cluster_id=peer.cluster_id,
-            server_version=newest.server_version if newest is not None else "",
+            server_version=identified.server_version if identified is not None else "",
             nodes=len(plan.nodes) if plan is not None else 0,
             services=len(connection.service_informer.store) if connection is not None else 0,
             endpoint_slices=len(connection.slice_informer.store) if connection is not None else 0,

@@ -62,8 +62,6 @@ class Holders:
     def __eq__(self, other: object) -> bool:
         return self._held == other._held if isinstance(other, Holders) else NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]
-
     def add(self, held: Iterable[tuple[Prefix, str]]) -> None:
         """Linear in everything held: to be called once a cluster, not once a prefix."""
         outermost: list[tuple[Prefix, str]] = []
@@ -101,8 +99,6 @@ class LocalNetworks:
         if not isinstance(other, LocalNetworks):
             return NotImplemented
         return self._cidrs == other._cidrs and self._addresses == other._addresses
-
-    __hash__ = None  # type: ignore[assignment]  # compared, never kept in a set
 
     def collision(self, prefix: Prefix) -> Refusal | None:
         """Refusal of what overlaps something of ours."""

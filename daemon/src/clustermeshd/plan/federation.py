@@ -230,9 +230,7 @@ def _admitted(
     known: dict[str | None, str | None] = {None: None}  # node names, as they may stand here
     for endpoint in source.endpoints or ():
         addresses, node, zone, target = endpoint.addresses, endpoint.node_name, endpoint.zone, endpoint.target_ref
-        point = parse_point(addresses[0]) if len(addresses) == 1 else None
-        is_owned = owns(point) if point is not None and point.family == family else False
-        if not is_owned and (len(addresses) == 1 or not _owns_all(backing, addresses, family)):
+        if not _owns_all(owns, addresses, family):
             made.refused.setdefault(backing.cluster, []).append(", ".join(addresses[:2]) or "no address")
             continue
         if node not in known:
@@ -248,14 +246,13 @@ def _admitted(
         )
 
 
-def _owns_all(backing: Backing, addresses: tuple[str, ...], family: int) -> bool:
-    if not 0 < len(addresses) <= _MAX_ADDRESSES:
-        return False
+def _owns_all(owns: Callable[[Point], bool], addresses: tuple[str, ...], family: int) -> bool:
+    """Whether an endpoint has addresses, all of the slice's family and the peer's to give."""
     for text in addresses:
         point = parse_point(text)
-        if point is None or point.family != family or not backing.owns(point):
+        if point is None or point.family != family or not owns(point):
             return False
-    return True
+    return 0 < len(addresses) <= _MAX_ADDRESSES
 
 
 def _is_label(text: str | None) -> bool:

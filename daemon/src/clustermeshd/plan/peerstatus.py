@@ -13,6 +13,9 @@ from clustermeshd.plan.conditions import Verdict, merge
 EXAMPLES = 20
 """Refused objects that a status names."""
 
+ONE_WAY = "one direction only: no RemoteClusterConfiguration there leads to this cluster"
+"""Said of a peer that does not read this cluster."""
+
 _KIND = "RemoteClusterConfiguration"
 
 
@@ -81,14 +84,13 @@ def _synced(facts: PeerFacts) -> Verdict:
 
 
 def _routed(configuration: objects.RemoteClusterConfiguration, facts: PeerFacts) -> Verdict:
-    one_way = "one direction only: no RemoteClusterConfiguration there leads to this cluster"
     if configuration.spec.sync_options.overlay_routing_mode != "Enabled":
         told = "routing is left to the underlay"
-        return Verdict("Routed", None, "OverlayDisabled", f"{told}; {one_way}" if facts.is_mutual is False else told)
+        return Verdict("Routed", None, "OverlayDisabled", f"{told}; {ONE_WAY}" if facts.is_mutual is False else told)
     if facts.nodes == 0:
         return Verdict("Routed", False, "NoNodes", "no node of this peer is admitted yet")
     if facts.is_mutual is False:
-        return Verdict("Routed", False, "OneWay", f"{one_way}, so its nodes drop what comes from here")
+        return Verdict("Routed", False, "OneWay", f"{ONE_WAY}, so its nodes drop what comes from here")
     return Verdict("Routed", True, "OverlayEnabled", f"{facts.nodes} nodes are given to the agents")
 
 
