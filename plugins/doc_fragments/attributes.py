@@ -60,3 +60,17 @@ attributes:
     support: full
     description: Reads only.
 """
+
+    NODE_CHANGE = r"""
+options: {}
+attributes:
+  check_mode:
+    support: full
+    description: Predicts what would change without writing.
+  diff_mode:
+    support: full
+    description: Shows what changes; secrets as digests.
+  idempotent:
+    support: full
+    description: A second run writes nothing.
+"""

@@ -19,6 +19,7 @@ CALICO = ("ipamblocks", "ippools", "hostendpoints", "networksets")
 READ = ("get", "list", "watch")
 WATCH = ("list", "watch")
 OWN = ("list", "watch", "create", "patch", "delete")  # a patch is a server-side apply
+REPLACE = (*OWN, "update")  # what is large is updated
 ACCOUNT = "kubernetes.io/service-account.name"
 
 
@@ -35,8 +36,8 @@ REMOTE_RULES = [
 CONTROLLER_RULES = [
     _rule([""], ["nodes", "pods", "services"], WATCH),
     _rule([""], ["namespaces"], ["get"], resourceNames=["kube-system"]),
-    _rule([""], ["endpoints"], OWN),
-    _rule(["discovery.k8s.io"], ["endpointslices"], OWN),
+    _rule([""], ["endpoints"], REPLACE),
+    _rule(["discovery.k8s.io"], ["endpointslices"], REPLACE),
     _rule(["networking.k8s.io"], ["servicecidrs"], WATCH),
     _rule(["crd.projectcalico.org", "projectcalico.org"], ["ipamblocks", "ippools"], WATCH),
     _rule(["clustermesh.io", "projectcalico.org"], ["remoteclusterconfigurations"], WATCH),

@@ -65,17 +65,16 @@ from ansible_collections.clustermesh.core.plugins.module_utils import _node
 PYTHON = """
 import ctypes, platform
 try:
-    import ensurepip
-    ensurepip.version()
-    venv = 1
+    import venv
+    has_venv = 1
 except ImportError:
-    venv = 0
+    has_venv = 0
 try:
     ctypes.CDLL("libnftables.so.1")
     nft = 1
 except OSError:
     nft = 0
-print(platform.python_version(), venv, nft)
+print(platform.python_version(), has_venv, nft)
 """
 
 

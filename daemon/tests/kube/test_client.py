@@ -232,6 +232,43 @@ async def test_a_writer_writes_only_differences_and_removes_only_its_own(api):
             await to.get(resources.ENDPOINTS, "w", "default")
 
 
+async def test_what_is_replaced_keeps_what_others_added_and_is_applied_where_somebody_wrote_in_between(api):
+    def wanted(ip: str, **annotations: str) -> objects.Endpoints:
+        meta = objects.Metadata(
+            name="r", namespace="default", labels={names.MANAGED_BY: names.MANAGER}, annotations=annotations
+        )
+        return objects.Endpoints(
+            metadata=meta, subsets=(objects.EndpointSubset(addresses=(objects.EndpointAddress(ip=ip),)),)
+        )
+
+    async with client(api) as to:
+        writer = Writer(to, "test")
+
+        async def replace(desired, actual):
+            assert (
+                await writer.replace(resources.ENDPOINTS, desired, actual=actual, annotations=("a", "b")) == "written"
+            )
+            return await to.get(resources.ENDPOINTS, "r", "default")
+
+        first = await replace(wanted("10.0.0.1", a="1", b="1"), None)
+        theirs = {"metadata": {"labels": {"team": "x"}, "annotations": {"note": "y"}, "finalizers": ["example.org/z"]}}
+        await to.apply(resources.ENDPOINTS, theirs, manager="somebody", name="r", namespace="default")
+        written = writer.written
+        second = await replace(wanted("10.0.0.2", a="2", b="1"), first)
+        assert writer.written == written + 2  # refused, since it is another version; then applied
+        third = await replace(wanted("10.0.0.3", a="3"), second)
+        assert writer.written == written + 3
+        assert [s.addresses[0].ip for one in (second, third) for s in one.subsets] == ["10.0.0.2", "10.0.0.3"]
+        assert third.annotations == {"note": "y", "a": "3"}
+        assert third.labels == {"team": "x", names.MANAGED_BY: names.MANAGER}
+        assert third.metadata.finalizers == ("example.org/z",)
+        none = {"metadata": {"name": "r"}, "subsets": []}
+        await to.replace(resources.ENDPOINTS, none, "r", "default")
+        await to.delete(resources.ENDPOINTS, "r", "default")
+        assert (await replace(wanted("10.0.0.4"), third)).metadata.uid != third.metadata.uid
+        await to.delete(resources.ENDPOINTS, "r", "default")
+
+
 async def test_a_writer_without_its_lease_writes_nothing(api):
     def fence():
         raise errors.Conflict("not leading")

@@ -23,7 +23,7 @@ from clustermeshd.controller.local import LocalFacts
 from clustermeshd.controller.metrics import Metrics
 from clustermeshd.controller.peer import Peer
 from clustermeshd.controller.queue import FairQueue
-from clustermeshd.controller.written import Written, digest, is_written
+from clustermeshd.controller.written import ANNOTATIONS, Written, digest, is_written
 from clustermeshd.kube import objects, resources
 from clustermeshd.kube.client import Client
 from clustermeshd.kube.writer import Writer
@@ -304,7 +304,7 @@ class Federator:
             # what changed is not what the origin changed then: no latency can be told from its time
             meta = msgspec.structs.replace(piece.metadata, annotations=None)
             piece = msgspec.structs.replace(piece, metadata=meta)
-        await self._writer.write(resources.ENDPOINT_SLICES, piece, actual=actual)
+        await self._writer.replace(resources.ENDPOINT_SLICES, piece, actual=actual, annotations=ANNOTATIONS)
 
     async def _plan(self, name: ServiceName, service: objects.Service) -> Federated:
         now = self._clock()
@@ -366,7 +366,7 @@ class Federator:
         self._due.pop(name, None)
         if not is_written(desired, digest(desired), actual):
             self._rate.take()
-            await self._writer.write(resources.ENDPOINTS, desired, actual=actual)
+            await self._writer.replace(resources.ENDPOINTS, desired, actual=actual, annotations=ANNOTATIONS)
 
     async def _write_due_endpoints(self) -> None:
         while True:

@@ -13,11 +13,8 @@ from clustermeshd.kube.informer import Change
 from clustermeshd.model import names
 
 _ENCODER = msgspec.json.Encoder()
-_ANNOTATIONS = (
-    names.LAST_CHANGE_TRIGGER,
-    names.SERVICE_SELECTOR,
-    names.OVER_CAPACITY,
-)
+ANNOTATIONS = (names.LAST_CHANGE_TRIGGER, names.SERVICE_SELECTOR, names.OVER_CAPACITY)
+"""Those of ours on what we write."""
 
 
 class Written(objects.Object, frozen=True):
@@ -36,8 +33,9 @@ def summary(thing: objects.EndpointSlice | objects.Endpoints) -> Written:
             uid=meta.uid,
             resource_version=meta.resource_version,
             labels=meta.labels,
-            annotations={key: value for key, value in thing.annotations.items() if key in _ANNOTATIONS} or None,
+            annotations=meta.annotations,
             owner_references=meta.owner_references,
+            finalizers=meta.finalizers,
         ),
         digest=digest(thing),
     )

@@ -212,10 +212,21 @@ class Client:
         return _decode(answer, resource.type, resource.kind)
 
     async def replace(
-        self, resource: Resource[T], body: Mapping[str, Any] | objects.Object, name: str, namespace: str | None = None
+        self,
+        resource: Resource[T],
+        body: Mapping[str, Any] | objects.Object,
+        name: str,
+        namespace: str | None = None,
+        *,
+        manager: str | None = None,
     ) -> T:
         """Update; a resourceVersion in ``body`` makes it fail with Conflict when somebody wrote in between."""
-        answer = await self.request("PUT", resource.path(namespace, name), body=_document(resource, body))
+        answer = await self.request(
+            "PUT",
+            resource.path(namespace, name),
+            query={"fieldManager": manager} if manager else None,
+            body=_document(resource, body),
+        )
         return _decode(answer, resource.type, f"{resource.kind} {name}")
 
     async def delete(
