@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from clustermesh_lab import ControlPlane
+from clustermesh_lab.audit import is_write
 from clustermesh_lab.build import program
+from clustermesh_lab.process import cpu_s
 from clustermeshd.kube import resources
 from clustermeshd.kube.access import from_file
 from clustermeshd.kube.client import Client
@@ -91,7 +93,7 @@ class Clusters:
             for line in log:
                 if '"ResponseComplete"' in line and _USER_AGENT in line:
                     event = json.loads(line)
-                    count += event["verb"] not in ("get", "list", "watch") and "leases" not in event["requestURI"]
+                    count += is_write(event) and "leases" not in event["requestURI"]
         return count
 
 
@@ -154,8 +156,7 @@ class Controller:
         return next(int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith("VmHWM"))
 
     def cpu_s(self) -> float:
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_s(self.process.pid)
 
 
 def environment() -> dict[str, str]:

@@ -8,25 +8,24 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
 from clustermesh_lab import ControlPlane
+from clustermesh_lab.audit import is_write, requests
 from clustermesh_lab.build import program
 
 from bench.report import BenchError
 
 ROOT: Final = Path(__file__).parents[1]
-_READS: Final = {"get", "list", "watch"}
-_MOST: Final = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of every benchmark of the API part."""
-    parser.add_argument("--clusters", type=int, nargs="+", default=[2, 3, _MOST], help="sizes of the mesh")
+    parser.add_argument("--clusters", type=int, nargs="+", default=[2, 3, 5], help="sizes of the mesh")
     parser.add_argument("--rounds", type=int, default=1, help="rounds for each size")
 
 
@@ -36,21 +35,12 @@ class Site:
     def __init__(self, planes: dict[str, ControlPlane], directory: Path) -> None:
         self.names = list(planes)
         self._planes = planes
-        self._directory = directory
         self._inventory = directory / "hosts.json"
-        self._list(self.names)
-
-    def _list(self, names: Sequence[str]) -> None:
-        hosts = {name: {"mesh_kubeconfig": str(self._planes[name].kubeconfig)} for name in names}
-        shared = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
-        self._inventory.write_text(json.dumps({"mesh_clusters": {"hosts": hosts, "vars": shared}}))
 
     def playbook(self, names: Sequence[str], *, added: str | None = None) -> float:
         """Seconds for ``ansible-playbook mesh.yml`` on these clusters, or to let one join."""
-        self._list(names)
-        command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(self._inventory), "mesh.yml"]
-        command += ["--tags", "peering", *([] if added is None else ["--limit", added])]
-        return self._timed(command, os.environ | {"ANSIBLE_NOCOLOR": "1"})
+        write_inventory(self._inventory, {name: self._planes[name].kubeconfig for name in names})
+        return playbook(self._inventory, *([] if added is None else ["--limit", added]))
 
     def by_hand(self, names: Sequence[str], *, added: str | None = None) -> float:
         """Seconds for the documented steps with kubectl."""
@@ -69,11 +59,11 @@ class Site:
                 "ADDED": added or "",
             }
             script = [str(ROOT / "bench" / "mesh_by_hand.sh"), directory, str(ROOT / "roles/mesh_crds/files"), *names]
-            return self._timed(script, environment)
+            return _timed(script, environment)
 
     def writes(self) -> int:
         """Write requests of the administrator so far, in all clusters; questions, which store nothing, aside."""
-        return sum(_writes(plane.audit_log) for plane in self._planes.values())
+        return sum(is_write(event) for plane in self._planes.values() for event in requests(plane.audit_log))
 
     def check(self, names: Sequence[str]) -> None:
         """Raises BenchError unless these clusters are peers of each other, and of no other."""
@@ -84,24 +74,27 @@ class Site:
             if {line.rpartition("/")[2] for line in listed} != set(names) - {name}:
                 raise BenchError(f"{name} has the peers {listed}, not all of {', '.join(names)}")
 
-    def _timed(self, command: list[str], environment: dict[str, str]) -> float:
-        started = time.monotonic()
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-        took = time.monotonic() - started
-        if done.returncode != 0:
-            raise BenchError(f"{' '.join(command)}: {(done.stdout + done.stderr)[-2000:]}")
-        return took
+
+def write_inventory(file: Path, kubeconfigs: Mapping[str, Path]) -> None:
+    """Clusters alone, without nodes."""
+    hosts = {name: {"mesh_kubeconfig": str(kubeconfig)} for name, kubeconfig in kubeconfigs.items()}
+    shared = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    file.write_text(json.dumps({"mesh_clusters": {"hosts": hosts, "vars": shared}}))
 
 
-def _writes(log: Path) -> int:
-    events = (json.loads(line) for line in log.read_text().splitlines())
-    return sum(
-        e["stage"] == "ResponseComplete"
-        and e["user"]["username"] == "admin"
-        and e["verb"] not in _READS
-        and "accessreviews" not in e["requestURI"]
-        for e in events
-    )
+def playbook(inventory: Path, *flags: str) -> float:
+    """Seconds for the part of playbook mesh that makes access and peering."""
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(inventory), "mesh.yml"]
+    return _timed([*command, "--tags", "peering", *flags], os.environ | {"ANSIBLE_NOCOLOR": "1"})
+
+
+def _timed(command: list[str], environment: dict[str, str]) -> float:
+    started = time.monotonic()
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    took = time.monotonic() - started
+    if done.returncode != 0:
+        raise BenchError(f"{' '.join(command)}: {(done.stdout + done.stderr)[-2000:]}")
+    return took
 
 
 @contextmanager

@@ -27,11 +27,11 @@ class Playbooks:
         }
         self.inventory = directory / "hosts.json"
 
-    def hosts(self, **clusters: dict) -> None:
-        """Writes the inventory: variables by name of cluster."""
+    def hosts(self, nodes: dict[str, dict] | None = None, /, **clusters: dict) -> None:
+        """Writes the inventory: variables by name of node and of cluster."""
         shared = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
         group = {"hosts": clusters, "vars": shared}
-        self.inventory.write_text(json.dumps({"mesh_clusters": group}))
+        self.inventory.write_text(json.dumps({"mesh_clusters": group, "mesh_nodes": {"hosts": nodes or {}}}))
 
     def run(self, playbook: str, variables: dict, *flags: str, callback: str = "default") -> tuple[int, str]:
         """(exit code, output and errors)."""

@@ -8,10 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import yaml
+from clustermesh_lab.audit import is_write, requests
 from clustermesh_lab.build import program
 
 ROOT = Path(__file__).parent.parent.parent
-READS = ("get", "list", "watch")
 
 
 def ansible_tree(directory: Path) -> Path:
@@ -58,6 +59,12 @@ def kubectl(plane, *argv: str, stdin: str | None = None) -> str:
     return subprocess.run(argv, input=stdin, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
+def apply(plane, *items: dict, **flags: str) -> None:
+    """Server-side apply of these objects, whoever owns their fields."""
+    argv = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
+    kubectl(plane, "apply", "--server-side", "--force-conflicts", *argv, "-f", "-", stdin=yaml.safe_dump_all(items))
+
+
 def admin_token(plane) -> str:
     """A token of an account that may do everything."""
     kubectl(plane, "create", "serviceaccount", "ansible")
@@ -66,13 +73,11 @@ def admin_token(plane) -> str:
     return kubectl(plane, "create", "token", "ansible").strip()
 
 
-def audit(plane) -> list[dict]:
-    """Audited requests of the admin, which the modules are run as."""
-    lines = plane.audit_log.read_text().splitlines()
-    events = (json.loads(line) for line in lines)
-    return [e for e in events if e["user"]["username"] == "admin" and e["stage"] == "ResponseComplete"]
+def audit(plane, user: str = "admin") -> list[dict]:
+    """Audited requests of a user; the modules are run as the admin."""
+    return requests(plane.audit_log, user)
 
 
 def writes(plane, since: int = 0) -> list[str]:
-    """Write requests among them, from the given one on."""
-    return [f"{e['verb']} {e['requestURI']}" for e in audit(plane)[since:] if e["verb"] not in READS]
+    """Write requests of the admin, from the given one of its requests on."""
+    return [f"{e['verb']} {e['requestURI']}" for e in audit(plane)[since:] if is_write(e)]

@@ -10,16 +10,11 @@ import yaml
 from clustermesh_lab import calico
 
 from tests.integration_modules.direct import Direct
-from tests.integration_modules.runner import audit, kubectl, writes
+from tests.integration_modules.runner import apply, audit, kubectl, writes
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 OURS = {"app.kubernetes.io/managed-by": "clustermesh", "clustermesh.io/policy-set": "default"}
 KINDS = ("Tier", "NetworkSet", "GlobalNetworkSet", "NetworkPolicy", "GlobalNetworkPolicy")
-
-
-def apply(plane, *items: dict, **flags: str) -> None:
-    argv = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
-    kubectl(plane, "apply", "--server-side", "--force-conflicts", *argv, "-f", "-", stdin=yaml.safe_dump_all(items))
 
 
 def get(plane, resource: str, name: str, namespace: str = "") -> dict:

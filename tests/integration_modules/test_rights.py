@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from clustermesh_lab.build import program
 from clustermeshd.controller.mesh import Mesh
 from clustermeshd.controller.metrics import Metrics
 from clustermeshd.kube.access import from_file
@@ -19,6 +17,7 @@ from clustermeshd.kube.client import Client
 from clustermeshd.model import names
 from clustermeshd.runtime.notify import Notifier
 
+from tests.integration_modules.runner import apply, audit, kubectl
 from tests.integration_modules.test_modules import auth
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
@@ -164,35 +163,30 @@ async def test_the_controller_is_never_told_that_it_may_not(ansible, paris, oslo
         "endpoints": [{"addresses": ["10.1.0.5"]}],
     }
     web = service | {"metadata": {"name": "web", "namespace": "default"}}
-    kubectl(paris, secret, READER, BINDING, PEER, service, web, backing)
-    kubectl(oslo, node | {"spec": {"podCIDR": "10.9.0.0/24", "podCIDRs": ["10.9.0.0/24"]}})
-    kubectl(oslo, node | address, subresource="status")
+    apply(paris, secret, READER, BINDING, PEER, service, web, backing)
+    apply(oslo, node | {"spec": {"podCIDR": "10.9.0.0/24", "podCIDRs": ["10.9.0.0/24"]}})
+    apply(oslo, node | address, subresource="status")
     async with Client(await from_file(as_account), user_agent="clustermeshd") as client:
         mesh = Mesh(client, user_agent="test", metrics=Metrics(), notifier=Notifier({}), fence=lambda: None)
         task = asyncio.create_task(mesh.run())
         try:
             await until(lambda: written(paris, account), {"remotenodes", "remoteclusterconfigurations", "events"})
-            kubectl(paris, PEER | {"spec": {"clusterAccessSecret": {"name": "oslo", "namespace": SYSTEM}}})
+            apply(paris, PEER | {"spec": {"clusterAccessSecret": {"name": "oslo", "namespace": SYSTEM}}})
             await until(lambda: written(paris, account), {"endpointslices", "endpoints"})
             # of a peer or Service that is deleted the garbage collector may be quicker
-            kubectl(oslo, node, verb="delete")
-            kubectl(paris, web | {"metadata": {"name": "all", "namespace": "default"}})
+            kubectl(oslo, "delete", "node", "n1")
+            apply(paris, web | {"metadata": {"name": "all", "namespace": "default"}})
             await until(lambda: written(paris, account, "delete"), {"remotenodes", "endpointslices", "endpoints"})
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-    assert [e["requestURI"] for e in requests(paris, account) if e["responseStatus"]["code"] == 403] == []
-
-
-def requests(plane, account: str) -> list[dict]:
-    events = (json.loads(line) for line in plane.audit_log.read_text().splitlines())
-    return [e for e in events if e["user"]["username"] == account and e["stage"] == "ResponseComplete"]
+    assert [e["requestURI"] for e in audit(paris, account) if e["responseStatus"]["code"] == 403] == []
 
 
 def written(plane, account: str, *verbs: str) -> set[str]:
     """Resources that the account wrote."""
     verbs = verbs or ("create", "patch")
-    return {e["objectRef"]["resource"] for e in requests(plane, account) if e["verb"] in verbs}
+    return {e["objectRef"]["resource"] for e in audit(plane, account) if e["verb"] in verbs}
 
 
 async def until(seen: Callable[[], set[str]], wanted: set[str]) -> None:
@@ -200,10 +194,3 @@ async def until(seen: Callable[[], set[str]], wanted: set[str]) -> None:
     while not wanted <= (found := seen()):
         assert time.monotonic() < deadline, f"only {found}"
         await asyncio.sleep(0.2)
-
-
-def kubectl(plane, *documents: dict, verb: str = "apply", subresource: str = "") -> None:
-    flags = ["--server-side", "--force-conflicts"] if verb == "apply" else []
-    flags += [f"--subresource={subresource}"] if subresource else []
-    argv = [*program("kubectl"), f"--kubeconfig={plane.kubeconfig}", verb, *flags, "-f", "-"]
-    subprocess.run(argv, input=yaml.safe_dump_all(documents), check=True, capture_output=True, text=True)

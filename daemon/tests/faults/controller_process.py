@@ -10,6 +10,8 @@ import sys
 import urllib.request
 from pathlib import Path
 
+from clustermesh_lab.process import cpu_s
+
 
 class Controller:
     """``clustermeshd controller``; the log goes to a file. ``environment`` is added to ours."""
@@ -50,8 +52,7 @@ class Controller:
 
     def cpu_s(self) -> float:
         """Seconds of processor time so far."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_s(self.process.pid)
 
     def resident_bytes(self) -> int:
         text = Path(f"/proc/{self.process.pid}/status").read_text()

@@ -26,7 +26,7 @@ from .errors import LabError
 from .kubeapi import Api
 from .pki import Authority
 from .places import private_dir
-from .process import ProcessId, end, spawn, wait_gone
+from .process import ProcessId, cpu_s, end, spawn, wait_gone
 
 if TYPE_CHECKING:
     import subprocess
@@ -160,6 +160,10 @@ class ControlPlane:
         """Whether a part's process runs (paused counts as running)."""
         child = self._children.get(part)
         return child is not None and child.poll() is None
+
+    def cpu_s(self) -> float:
+        """Seconds of processor time that its running parts have used."""
+        return sum(cpu_s(child.pid) for child in self._children.values() if child.poll() is None)
 
     def compact(self) -> int:
         """Compact etcd up to now; returns the revision.

@@ -42,7 +42,7 @@ _LOG = logging.getLogger(__name__)
 
 _WORKERS = 8
 _PAUSE_S = 0.1  # between two turns of one Service
-_ENDPOINTS_PER_S = 40.0
+_ENDPOINTS_PER_S = 20.0
 _ENDPOINTS_BURST = 200
 _FIRST_RETRY_S = 1.0
 _MAX_RETRY_S = 60.0
