@@ -30,15 +30,23 @@ test: venv wheels collections lint ## everything: style, types, unit, API, kerne
 # ---- parts of it
 
 lint: venv collections ## style, types, layers, Ansible lint and sanity
+	@$(MAKE) --no-print-directory --jobs 2 lint-sanity lint-ansible lint-python
+
+lint-python: venv
 	@echo "==> ruff, mypy, import layers"
 	@ruff check .
 	@ruff format --check .
 	@cd daemon && mypy --no-error-summary && lint-imports --config pyproject.toml > /dev/null
 	@cd lab && mypy --no-error-summary
-	@echo "==> ansible-lint, ansible-test sanity, antsibull-docs"
+
+lint-ansible: venv collections
+	@echo "==> ansible-lint, antsibull-docs"
 	@ANSIBLE_COLLECTIONS_PATH=$(CURDIR)/collections ansible-lint --offline --profile production -q
-	@tests/sanity.sh
 	@ANSIBLE_COLLECTIONS_PATH=$(CURDIR)/collections antsibull-docs lint-collection-docs --plugin-docs --validate-collection-refs=self .
+
+lint-sanity: venv
+	@echo "==> ansible-test sanity"
+	@tests/sanity.sh
 
 test-fast: venv wheels collections ## only the tests that need no lab
 	@python -m pytest -m "not lab and not slow"
@@ -99,4 +107,4 @@ lock: venv ## pin requirements-dev.in into requirements-dev.txt
 clean: ## what the set-up made in this checkout (caches of the user stay)
 	@rm -rf $(VENV) collections $(WHEELS) daemon/build lab/build
 
-.PHONY: help demo demo-down test test-fast test-faults test-molecule test-netpol bench lint venv wheels image image-lock collections lock clean
+.PHONY: help demo demo-down test test-fast test-faults test-molecule test-netpol bench lint lint-python lint-ansible lint-sanity venv wheels image image-lock collections lock clean

@@ -152,6 +152,7 @@ class Reconciler:
             self._metrics.count_changes(changes, is_repair=is_repair and place == 0)
         self._metrics.count_failures(outcome.failures)
         self._metrics.show(outcome.summary)
+        self._metrics.count_dropped(outcome.dropped)
         self._log_troubles(outcome)
         self._on_outcome(outcome)
 

@@ -49,6 +49,7 @@ class Outcome:
     failures: tuple[Failure, ...] = ()
     watched: Mapping[str, int] = field(default_factory=dict)  # our devices and those below; whole rounds only
     mtus: Mapping[tuple[str, int], int] | None = None  # by overlay routing mode and inner family; whole rounds only
+    dropped: Mapping[str, int] = field(default_factory=dict)  # packets by nftables chain; whole rounds only
 
 
 class Engine:
@@ -122,7 +123,7 @@ class Engine:
         links = state.around.links
         watched = {name: links[name].index for name in involved if name in links}
         mtus = _mtus(inputs.local, wanted, state)
-        return Outcome(summary(wanted, state.marked), tuple(written), failures, watched, mtus)
+        return Outcome(summary(wanted, state.marked), tuple(written), failures, watched, mtus, state.dropped)
 
     def quick(self, changed: Sequence[Change]) -> Outcome | None:
         """Carry changed remote nodes over; None where a whole round must follow, which nothing may precede."""

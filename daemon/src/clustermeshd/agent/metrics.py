@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from clustermeshd.kernel.state import KINDS, Changes, Failure
@@ -30,6 +32,10 @@ class Metrics:
         self.repairs = Counter(
             "clustermesh_agent_repairs_total", "Changes although no input had changed", registry=registry
         )
+        self.dropped = Counter(
+            "clustermesh_agent_dropped_packets_total", "Packets that our rules dropped", ["chain"], registry=registry
+        )
+        self._dropped: dict[str, int] = {}
         self.problems = Gauge("clustermesh_agent_problems", "Problems now", ["reason"], registry=registry)
         self.probes = Counter(
             "clustermesh_agent_probes_total", "Probes of paths to remote nodes", ["result"], registry=registry
@@ -59,6 +65,13 @@ class Metrics:
     def count_failures(self, failures: tuple[Failure, ...]) -> None:
         for failure in failures:
             self.errors.labels(failure.kind).inc()
+
+    def count_dropped(self, dropped: Mapping[str, int]) -> None:
+        """``dropped``: packets by chain since its rules were written last."""
+        for chain, packets in dropped.items():
+            before = self._dropped.get(chain, 0)
+            self.dropped.labels(chain).inc(packets - before if packets >= before else packets)
+            self._dropped[chain] = packets
 
     def show(self, found: Summary) -> None:
         for kind, count in found.objects.items():

@@ -287,7 +287,7 @@ class Federator:
         for gone in [written for key, written in actual.items() if key not in made.slices]:
             self._local.written.forget(gone)
             await self._writer.remove(resources.ENDPOINT_SLICES, gone)
-        if self._rate.has_room:
+        if self._rate.has_room and not len(self._queue):  # slices first
             await self._write_endpoints(name, service, made)
         else:
             self._due[name] = None

@@ -36,7 +36,6 @@ _RETRY_S = 1.0
 _MAX_RETRY_S = 8.0
 _MAX_REST_S = 2.0
 _STATUS_PERIOD_S = 5.0
-_DUPLICATE = "DuplicateCluster"
 _STUCK_S = 120.0  # a loop that has not turned for this long is reported dead
 _RESYNC_PERIOD_S = 300.0  # what no event told (Calico's federation controller has the same period)
 
@@ -234,7 +233,9 @@ class Mesh:
             self._federator.forget(name)
             self._dirty_nodes = True
             for other in self.peers.values():
-                if other.error is not None and reason_of(other.error) == _DUPLICATE:  # its obstacle may be gone
+                if (
+                    other.error is not None and reason_of(other.error) == "DuplicateCluster"
+                ):  # its obstacle may be gone
                     other.recheck()
         for name, configuration in wanted.items():
             if name not in self.peers:
@@ -271,7 +272,7 @@ class Mesh:
         for other in [peer for peer in self.peers.values() if peer.name != name and peer.cluster_id == cluster_id]:
             if age(other.configuration) < age(mine):
                 raise Refused(
-                    _DUPLICATE, f"it is the cluster of {other.name}", where=where, fix="delete one of the two"
+                    "DuplicateCluster", f"it is the cluster of {other.name}", where=where, fix="delete one of the two"
                 )
             other.recheck()  # it was accepted first, but this one is older
 

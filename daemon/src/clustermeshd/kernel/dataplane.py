@@ -100,7 +100,7 @@ class Kernel:
             has_foreign_nft=self._table.is_foreign,
             has_nexthops=self.has_nexthops,
         )
-        return KernelState(marked, around)
+        return KernelState(marked, around, self._table.dropped)
 
     def _is_ours(self, device: Device) -> bool:
         """By its mark; or by all numbers and the MAC prefix, where we died between making and marking it."""

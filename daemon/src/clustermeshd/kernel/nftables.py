@@ -78,6 +78,7 @@ class Table:
         self._dump = Dump(self._netlink, settings.nft_table)
         self._seen: dict[tuple[str, str], str] = {}
         self.is_foreign = False  # at the last look, a table of our name was not ours
+        self.dropped: Mapping[str, int] = {}  # at the last look, packets by chain
 
     @property
     def ports(self) -> frozenset[int]:
@@ -94,11 +95,12 @@ class Table:
         if comment is None:
             self.is_foreign = False
             return None
-        chains, sets, rules = self._dump.chains(), self._dump.sets(), self._dump.rules()
+        chains, sets, (rules, packets) = self._dump.chains(), self._dump.sets(), self._dump.rules()
         is_old = any(mark.startswith(_RULE_MARK) for _, mark, _ in rules)  # up to 0.1 only the rules were marked
         self.is_foreign = bool(chains or sets) and not is_old and MARK.encode() not in comment
         if self.is_foreign:
             return None
+        self.dropped = packets  # nothing else is counted
         ours = {name: kind for name, mark in sets.items() if (kind := set_kind(name)) and kind.mark == mark}
         return NftTable(
             chains=frozenset(chains.items()),

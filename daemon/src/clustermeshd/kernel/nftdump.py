@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
@@ -25,6 +26,8 @@ _SET_NAME, _SET_FLAGS, _SET_KEY_LENGTH = 2, 3, 5
 _CONCATENATED: Final = 0x80  # NFT_SET_CONCAT
 _RULE_CHAIN, _RULE_EXPRESSIONS, _RULE_USERDATA = 2, 4, 7
 _EXPRESSION_NAME, _EXPRESSION_DATA = 1, 2
+_COUNTER: Final = b"counter\0"
+_COUNTED_PACKETS: Final = 2
 _U32: Final = struct.Struct("!I")
 _I32: Final = struct.Struct("!i")
 _ATTRIBUTE: Final = struct.Struct("=HH")
@@ -65,12 +68,20 @@ class Dump:
             for found in self._objects(_GET_SET)
         }
 
-    def rules(self) -> list[tuple[str, str, str]]:
-        """Chain, comment and a digest of what it does, of each rule in order; counts and sets' contents left out."""
-        return [
-            (_text(found[_RULE_CHAIN]), _comment(found.get(_RULE_USERDATA, b"")), _digest(found))
-            for found in self._objects(_GET_RULE)
-        ]
+    def rules(self) -> tuple[list[tuple[str, str, str]], dict[str, int]]:
+        """Chain, comment and a digest of what it does, of each rule in order; and packets counted by chain.
+
+        The digest leaves out counts and sets' contents.
+        """
+        rules, packets = [], Counter[str]()
+        for found in self._objects(_GET_RULE):
+            chain, digest = _text(found[_RULE_CHAIN]), hashlib.sha256()
+            for name, data in _expressions(found.get(_RULE_EXPRESSIONS, b"")):
+                digest.update(name + (b"" if name == _COUNTER else data))
+                if name == _COUNTER:
+                    packets[chain] += _number(attributes(data), _COUNTED_PACKETS)
+            rules.append((chain, _comment(found.get(_RULE_USERDATA, b"")), digest.hexdigest()))
+        return rules, packets
 
     def _objects(self, kind: int) -> Iterator[dict[int, bytes]]:
         for payload in self._netlink.dump(kind, HEADER.pack(INET, 0, 0) + attribute(TABLE, self._table)):
@@ -98,16 +109,13 @@ def _comment(userdata: bytes) -> str:
     return ""
 
 
-def _digest(rule: dict[int, bytes]) -> str:
-    expressions = rule.get(_RULE_EXPRESSIONS, b"")
-    digest = hashlib.sha256()
+def _expressions(expressions: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Name and data of what a rule does, one after the other."""
     start = 0
     while start + 4 <= len(expressions):
         length = _ATTRIBUTE.unpack_from(expressions, start)[0]
         if length < 4:
             break
         found = attributes(expressions[start + 4 : start + length])
-        name = found.get(_EXPRESSION_NAME, b"")
-        digest.update(name + (b"" if name == b"counter\0" else found.get(_EXPRESSION_DATA, b"")))
+        yield found.get(_EXPRESSION_NAME, b""), found.get(_EXPRESSION_DATA, b"")
         start += (length + 3) & ~3
-    return digest.hexdigest()

@@ -250,6 +250,7 @@ class KernelState:
 
     marked: Marked
     around: Surroundings
+    dropped: Mapping[str, int] = field(default_factory=dict)  # packets that our nftables rules dropped, by chain
 
 
 @dataclass(frozen=True, slots=True)
