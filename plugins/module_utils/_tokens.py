@@ -69,6 +69,14 @@ def secret_token(module, client, account, rotation="keep"):
     return _issued_token(module, client, steps[0]), steps
 
 
+def without_tokens(module, client, account):
+    """Removes the long-lived tokens of an account; returns the steps."""
+    steps = [Step("delete", None, item) for item in token_secrets(client, account)]
+    if not module.check_mode:
+        carry_out(client, steps)
+    return steps
+
+
 def _issued_token(module, client, step):
     stored = step.stored
     deadline = time.monotonic() + (module.params.get("wait_timeout") or 30.0)

@@ -25,6 +25,12 @@ options:
     type: str
     choices: [keep, issue, retire]
     default: keep
+  tokens:
+    description:
+      - Whether the accounts have long-lived tokens. Daemons that run as pods get short-lived ones from their nodes and
+        need none; those that are there are removed then.
+    type: bool
+    default: true
   server:
     description: URL under which the nodes reach their API server, by default the one that this module uses.
     type: str
@@ -54,11 +60,11 @@ RETURN = r"""
 controller_kubeconfig:
   description: Content of the controller's kubeconfig.
   type: str
-  returned: when O(state=present)
+  returned: when O(state=present) and O(tokens=true)
 agent_kubeconfig:
   description: Content of the agents' kubeconfig.
   type: str
-  returned: when O(state=present)
+  returned: when O(state=present) and O(tokens=true)
 objects:
   description: What was done with each object.
   type: list
@@ -82,6 +88,9 @@ def run(module, client):
         return result(_tokens.reconcile(module, client, [*definitions, *tokens]))
     steps, kubeconfigs = _tokens.reconcile(module, client, definitions), {}
     for key, account in zip(("controller", "agent"), accounts):
+        if not module.params["tokens"]:
+            steps += _tokens.without_tokens(module, client, account)
+            continue
         token, made = _tokens.secret_token(module, client, account, module.params["rotation"])
         steps += made
         kubeconfigs[f"{key}_kubeconfig"] = _tokens.kubeconfig_of(module, client, token, "clustermesh")["kubeconfig"]
@@ -93,6 +102,7 @@ def main():
     arguments = spec(
         state={"type": "str", "choices": ["present", "absent"], "default": "present"},
         rotation={"type": "str", "choices": ["keep", "issue", "retire"], "default": "keep"},
+        tokens={"type": "bool", "default": True},
         server={"type": "str"},
         tls_server_name={"type": "str"},
         wait_timeout={"type": "float", "default": 30.0},

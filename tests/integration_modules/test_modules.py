@@ -73,6 +73,13 @@ def test_daemon_access_writes_once(ansible, paris):
     assert answer["controller_kubeconfig"] != answer["agent_kubeconfig"]
 
 
+def test_accounts_of_pods_have_no_long_lived_token(ansible, oslo):
+    ansible.run("daemon_access", auth(oslo))
+    answer = run_thrice(ansible, oslo, "daemon_access", {**auth(oslo), "tokens": False})
+    assert "agent_kubeconfig" not in answer
+    assert kubectl(oslo, "get", "secrets", "-n", "clustermesh-system", "-o", "name") == ""
+
+
 def test_a_requested_token_is_issued_once_and_renewed_near_its_end(ansible, rome):
     options = {**auth(rome), "token_type": "request", "expiration": 7200, "renew_before": 3600}
     answer = run_thrice(ansible, rome, "remote_access", options)
