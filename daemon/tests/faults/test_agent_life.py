@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from agent_site import Site
 from clustermeshd.agent.dataplane import KernelThread, Reconciler
 from clustermeshd.agent.engine import Inputs, Outcome
 from clustermeshd.agent.metrics import Metrics
+from clustermeshd.kube.objects import RemoteNode
 from clustermeshd.plan.overlay import Change
 from fault_mesh import Stream, phantom
 from kernel_topology import MeshNode, Namespace, Topology
@@ -119,22 +121,32 @@ def objects(space: Namespace) -> dict[str, list[str]]:
     }
 
 
+class Given:
+    """Inputs without an API server."""
+
+    def __init__(self, node: MeshNode) -> None:
+        self.inputs = Inputs(node.local, tuple(node.remotes), 1)
+        self._changes: list[Change] = []
+
+    def add(self, remote: RemoteNode) -> None:
+        self.inputs = Inputs(self.inputs.local, (*self.inputs.remotes, remote), self.inputs.version + 1)
+        self._changes.append(Change(None, remote))
+
+    def snapshot(self) -> Inputs:
+        self._changes.clear()
+        return self.inputs
+
+    def changes(self) -> list[Change]:
+        changes, self._changes = self._changes, []
+        return changes
+
+
 async def repaired_by_the_clock(node: MeshNode, resync_s: float) -> float:
     """Seconds until a reconciler that hears nothing has repaired a route."""
-
-    class Given:
-        inputs = Inputs(node.local, tuple(node.remotes), 1)
-
-        def snapshot(self) -> Inputs:
-            return self.inputs
-
-        def changes(self) -> tuple[Change, ...]:
-            return ()
-
     thread = KernelThread(node.settings)
     outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
     reconciler = Reconciler(
-        thread, Given(), metrics=Metrics(), on_outcome=outcomes.put_nowait, resync_s=resync_s, beat_s=0.1
+        thread, Given(node), metrics=Metrics(), on_outcome=outcomes.put_nowait, resync_s=resync_s, beat_s=0.1
     )
     running = asyncio.create_task(reconciler.run())
     await outcomes.get()
@@ -158,6 +170,42 @@ def test_F23_damage_of_which_no_event_told_is_repaired_by_the_next_resync(mesh: 
     assert wanted.marked == actual.marked
     default = inspect.signature(Reconciler).parameters["resync_s"].default
     assert default <= 60
+
+
+async def routes_while_connections_are_looked_at(node: MeshNode, remote: RemoteNode) -> int:
+    """Routes that are written for another remote node while the look at all connections takes as long as it likes."""
+    given, thread = Given(node), KernelThread(node.settings)
+    outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    def forget(_: object) -> int:
+        has_begun.set()
+        may_end.wait(30)
+        return 0
+
+    thread._conntrack.forget = forget
+    reconciler = Reconciler(thread, given, metrics=Metrics(), on_outcome=outcomes.put_nowait, beat_s=0.1)
+    running = asyncio.create_task(reconciler.run())
+    try:
+        assert await asyncio.to_thread(has_begun.wait, 5)
+        while not outcomes.empty():
+            outcomes.get_nowait()
+        given.add(remote)
+        reconciler.wake()
+        outcome = await asyncio.wait_for(outcomes.get(), 5)
+        return sum(len(changes.routes.put) for changes in outcome.written)
+    finally:
+        may_end.set()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        thread.close()
+
+
+def test_no_route_waits_while_connections_are_looked_at(nodes: Topology) -> None:
+    """Connection tracking takes tens of milliseconds to read however little is in it."""
+    node = nodes.a
+    node.remotes = [nodes.b.as_remote()]
+    assert node.space.call(lambda: asyncio.run(routes_while_connections_are_looked_at(node, phantom(2)))) == 2
 
 
 @pytest.mark.slow

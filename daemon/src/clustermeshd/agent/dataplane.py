@@ -15,10 +15,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
-from clustermeshd.agent.engine import Engine, Inputs, Outcome
+from clustermeshd.agent.engine import Elements, Engine, Inputs, Outcome
 from clustermeshd.agent.metrics import Metrics
+from clustermeshd.kernel.conntrack import Conntrack, Scope
 from clustermeshd.kernel.monitor import Monitor
 from clustermeshd.kernel.netlink import NetlinkError
+from clustermeshd.kernel.nftsets import halves
 from clustermeshd.kernel.state import Failure
 from clustermeshd.model.errors import MeshError, Retriable
 from clustermeshd.model.settings import Dataplane
@@ -45,19 +47,36 @@ class Source(Protocol):
 
 
 class KernelThread:
-    """The one thread in which the kernel is read and written; nothing else may block on it."""
+    """The one thread in which the kernel is read and written; nothing else may block on it.
+
+    Connection tracking has another one beside it: to read that table takes tens of milliseconds however little is in
+    it, and no route waits for that.
+    """
 
     def __init__(self, settings: Dataplane) -> None:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kernel")
+        self._beside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="conntrack")
         self.settings = settings
         self.engine: Engine = self._pool.submit(Engine, settings).result()
+        self._conntrack: Conntrack = self._beside.submit(Conntrack).result()
 
     async def call(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
 
+    async def forget_connections(self, scopes: list[Elements]) -> int:
+        """Forget those that our NAT rules would not have made as they are; how many there were."""
+
+        def forget() -> int:
+            found = (Scope(halves(known.local), halves(known.remote), known.tunnel) for known in scopes)
+            return sum(map(self._conntrack.forget, found))
+
+        return await asyncio.get_running_loop().run_in_executor(self._beside, forget)
+
     def close(self) -> None:
         self._pool.submit(self.engine.close).result()
+        self._beside.submit(self._conntrack.close).result()
         self._pool.shutdown()
+        self._beside.shutdown()
 
 
 class Reconciler:
@@ -84,6 +103,7 @@ class Reconciler:
         self._swept_at = 0.0
         self._sweep_s = 0.0  # what the last sweep took
         self._sweep_failed = False
+        self._sweep: asyncio.Task[None] | None = None  # while one goes on
         self._version: int | None = None
         self._retries = 0
         self._last_round_s = 0.0
@@ -115,6 +135,8 @@ class Reconciler:
             for listener in monitor.sockets:
                 loop.remove_reader(listener.socket.fileno())
             monitor.close()
+            if self._sweep is not None:
+                self._sweep.cancel()
 
     async def once(self) -> Outcome | None:
         """One whole round; None where the inputs are not there yet."""
@@ -164,9 +186,8 @@ class Reconciler:
     async def _round(self) -> None:
         """See to what is due, whatever happens."""
         self._wake.clear()
-        if self._woken_at is None and not self._is_whole_due and self._sweep_due_in() == 0:
-            await self._sweep()
-            return
+        if self._sweep_due_in() == 0:
+            self._sweep = asyncio.create_task(self._forget_connections())
         woken_at, self._woken_at = self._woken_at, None
         is_whole_due = self._is_whole_due or time.monotonic() >= self._whole_at
         self._is_whole_due = False
@@ -187,19 +208,27 @@ class Reconciler:
 
     def _sweep_due_in(self) -> float | None:
         """Seconds until stale connections may be looked for; None where there is no reason to."""
-        if not self._thread.engine.has_new_remotes:
+        if not self._thread.engine.has_new_remotes or self._sweep is not None:
             return None
         spacing_s = max(_SWEEP_SPACING_S, 10 * self._sweep_s)
         return max(0.0, self._swept_at + spacing_s - time.monotonic())
 
-    async def _sweep(self) -> None:
+    async def _forget_connections(self) -> None:
+        """Look for connections that were begun before our NAT rules knew their destination."""
         self._swept_at = time.monotonic()
         try:
-            await self._thread.call(self._thread.engine.sweep)
+            scopes = await self._thread.call(self._thread.engine.take_scopes)
+            count = await self._thread.forget_connections(scopes)
         except (MeshError, NetlinkError, OSError) as error:
             _LOG.log(logging.DEBUG if self._sweep_failed else logging.WARNING, "stale connections stay: %s", error)
             self._sweep_failed = True
-        self._sweep_s = time.monotonic() - self._swept_at
+        else:
+            if count:
+                _LOG.info("forgot %d connections that were begun before the mesh knew where they lead", count)
+        finally:
+            self._sweep_s = time.monotonic() - self._swept_at
+            self._sweep = None
+            self._wake.set()  # there may be a reason for the next one
 
     def _schedule(self, *, failed: bool) -> None:
         self._retries = self._retries + 1 if failed else 0

@@ -13,11 +13,11 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from clustermeshd.kernel.conntrack import Conntrack, Scope
 from clustermeshd.kernel.dataplane import Kernel
-from clustermeshd.kernel.nftsets import halves, pods_set
-from clustermeshd.kernel.state import Changes, Failure, FdbEntry, KernelState
+from clustermeshd.kernel.nftsets import pods_set
+from clustermeshd.kernel.state import Changes, Element, Failure, FdbEntry, KernelState, Packed
 from clustermeshd.kube.objects import RemoteNode
 from clustermeshd.model.settings import Dataplane
 from clustermeshd.plan.diff import diff
@@ -52,6 +52,14 @@ class Outcome:
     dropped: Mapping[str, int] = field(default_factory=dict)  # packets by nftables chain; whole rounds only
 
 
+class Elements(NamedTuple):
+    """A Scope of connections as our NAT rules have it: elements of the sets of local and of remote pods."""
+
+    local: tuple[Element, ...]
+    remote: tuple[Element, ...]
+    tunnel: Packed | None
+
+
 class Engine:
     """Kernel and plan of one node. All calls block."""
 
@@ -61,12 +69,10 @@ class Engine:
         self._overlay = Overlay(settings)
         self._planned: tuple[object, Desired] | None = None  # what the plan was made from, and the plan
         self._has_lost_underlay = False
-        self._conntrack = Conntrack()
         self._wanted: Desired | None = None
         self.has_new_remotes = False  # since the last sweep, our NAT rules learned of a destination
 
     def close(self) -> None:
-        self._conntrack.close()
         self.kernel.close()
 
     def compare(self, inputs: Inputs) -> tuple[Desired, KernelState, Changes]:
@@ -143,20 +149,15 @@ class Engine:
         """The FDB entry that is wanted in the place of that one; may be asked from any thread."""
         return self._wanted.marked.fdb.get(entry.key) if self._wanted is not None else None
 
-    def sweep(self) -> int:
-        """Forget connections that were begun before our NAT rules knew their destination; how many there were."""
+    def take_scopes(self) -> list[Elements]:
+        """What our NAT rules say now, by family: all connections are to be looked at by it."""
         self.has_new_remotes = False
         if self._wanted is None or self._wanted.marked.nft is None:
-            return 0
+            return []
         elements = self._wanted.marked.nft.elements
         sources = {base.family: base.source for base in self._wanted.bases.values()}
-        count = 0
-        for family in (4, 6):
-            local, remote = (elements[pods_set(side, family)] for side in ("local", "remote"))
-            count += self._conntrack.forget(Scope(halves(local), halves(remote), sources.get(family)))
-        if count:
-            _LOG.info("forgot %d connections that were begun before the mesh knew where they lead", count)
-        return count
+        sets = {family: [tuple(elements[pods_set(side, family)]) for side in ("local", "remote")] for family in (4, 6)}
+        return [Elements(local, remote, sources.get(family)) for family, (local, remote) in sets.items()]
 
     def _apply(self, wanted: Desired, changes: Changes) -> tuple[Failure, ...]:
         self._wanted = wanted
