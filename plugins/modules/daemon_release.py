@@ -59,7 +59,12 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.clustermesh.core.plugins.module_utils import _wheels
 
-NEEDS = "import ctypes, sys, venv; ctypes.CDLL('libnftables.so.1'); sys.exit(sys.version_info < (3, 11))"
+NEEDS = """
+import ctypes, sys, venv
+ctypes.CDLL("libnftables.so.1")
+if sys.version_info < (3, 11):
+    raise SystemExit("it is too old")
+"""
 LIBRARIES = "import sysconfig; print(sysconfig.get_path('purelib'))"
 # loads both daemons, which compiles them, and says which programs there are
 LOAD = """
@@ -94,7 +99,7 @@ def check_needs(module):
     if shutil.which(python):
         code, dummy, errors = module.run_command([python, "-c", NEEDS])
     if code:
-        found = (errors.strip().splitlines() or ["too old"])[-1]
+        found = (errors.strip().splitlines() or [f"it ended with {code}"])[-1]
         raise Broken(
             f"{python} must be Python 3.11 or newer with venv, and libnftables must be there ({found}): "
             "install python3-venv and libnftables1, or set mesh_daemon_python"
@@ -134,6 +139,8 @@ def main():
         if not is_whole and not module.check_mode:
             install(module, path)
     except (Broken, _wheels.BadWheel, OSError) as problem:
+        if not module.check_mode:
+            shutil.rmtree(path, ignore_errors=True)
         module.fail_json(msg=str(problem))
     finally:
         if not module.check_mode and archive.exists():

@@ -16,7 +16,7 @@ def test_a_unit_is_as_tight_as_promised(daemon: str, threshold: int, tmp_path: P
     """``threshold``: tenths of the exposure that systemd-analyze gives, 9.6 for a bare unit."""
     values = {
         "ansible_managed": "managed",
-        "item": daemon,
+        "mesh_daemon_unit": daemon,
         "mesh_daemon_agent_args": [],
         "mesh_daemon_controller_args": [],
         "mesh_daemon_root": "/opt/clustermesh",

@@ -1,0 +1,174 @@
+"""What a node must have to run the daemons, and how a release is made of wheels."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from ansible_collections.clustermesh.core.plugins.module_utils import _services, _wheels
+
+OLD, NEW = "/opt/clustermesh/releases/1-old", "/opt/clustermesh/releases/2-new"
+UNITS = {"agent": "[Unit]\nDescription=agent\n", "controller": "[Unit]\nDescription=controller\n"}
+SECRETS = {"agent": "token: eyJagent\n", "controller": "token: eyJcontroller\n"}
+KEYS = ["net.ipv4.ip_forward"]
+WANTED = _services.files(UNITS, SECRETS, KEYS)
+NOTHING = _services.Plan([], False, [], "", [], [], [], [], [])
+
+
+def node(**changes) -> dict:
+    """A node on which all is as wanted, but for ``changes``."""
+    found = {file.path: _services.Found(file.content, "root", file.group, file.mode) for file in WANTED}
+    good = {
+        "users": {"root", "clustermesh-agent", "clustermesh-controller"},
+        "folder": ("root", "root", 0o755),
+        "files": found,
+        "link": NEW,
+        "sysctls": {"net.ipv4.ip_forward": "1"},
+        "states": {"agent": (True, True), "controller": (True, True)},
+        "releases": {NEW: 9.0},
+    }
+    return {**good, **changes}
+
+
+def other(path: str, **changes) -> dict:
+    """The files of that node, one of them changed."""
+    files = node()["files"]
+    return {**files, path: files[path]._replace(**changes)}
+
+
+def plan(seen: dict, keep: int = 3) -> _services.Plan:
+    return _services.plan(WANTED, NEW, keep, seen)
+
+
+def test_a_node_as_it_must_be_is_left_alone_and_nothing_is_shown():
+    assert plan(node()) == NOTHING
+    assert _services.diff(plan(node()), node()) == []
+
+
+AGENT_UNIT, AGENT_KUBECONFIG = "/etc/systemd/system/clustermesh-agent.service", "/etc/clustermesh/agent.kubeconfig"
+
+
+@pytest.mark.parametrize(
+    ("changes", "restart"),
+    [
+        ({"link": OLD}, ["agent", "controller"]),
+        ({"link": ""}, ["agent", "controller"]),
+        ({"files": other(AGENT_UNIT, content="[Unit]\n")}, ["agent"]),
+        ({"files": other(AGENT_KUBECONFIG, content="token: old\n")}, ["agent"]),
+        ({"files": other(AGENT_KUBECONFIG, mode=0o644)}, ["agent"]),
+        ({"files": other(AGENT_KUBECONFIG, group="root")}, ["agent"]),
+        ({"files": other(AGENT_UNIT, owner="daemon")}, ["agent"]),
+        ({"files": other(_services.SYSCTLS, content="")}, []),
+        ({"sysctls": {"net.ipv4.ip_forward": "0"}}, []),
+        ({"users": {"clustermesh-agent"}}, []),
+    ],
+)
+def test_what_changed_is_restarted_and_nothing_else(changes, restart):
+    todo = plan(node(**changes))
+    assert todo.restart == restart
+    assert _services.diff(todo, node(**changes)) != []
+
+
+def test_a_service_that_stands_still_is_started_and_one_that_is_off_is_enabled():
+    seen = node(states={"agent": (False, True), "controller": (True, False)})
+    todo = plan(seen)
+    assert (todo.start, todo.enable, todo.restart) == (["agent"], ["controller"], [])
+    assert [entry["after"] for entry in _services.diff(todo, seen)] == ["enabled\n", "started\n"]
+
+
+def test_a_virgin_node_gets_everything():
+    empty = {"users": set(), "folder": None, "files": {}, "link": "", "states": {}, "releases": {}}
+    todo = plan(node(**empty, sysctls={"net.ipv4.ip_forward": "0"}))
+    assert todo._replace(files=[]) == _services.Plan(
+        users=["clustermesh-agent", "clustermesh-controller"],
+        folder=True,
+        files=[],
+        link=NEW,
+        sysctls=["net.ipv4.ip_forward"],
+        restart=["agent", "controller"],
+        start=[],
+        enable=["agent", "controller"],
+        remove=[],
+    )
+    assert todo.files == WANTED
+
+
+def test_no_kubeconfig_is_shown():
+    seen = node(files=other(AGENT_KUBECONFIG, content="token: eyJbefore\n"))
+    text = str(_services.diff(plan(seen), seen))
+    assert text.count("sha256:") == 2
+    assert "eyJ" not in text
+
+
+def test_the_release_that_runs_and_the_one_before_stay_whatever_their_age():
+    releases = {OLD: 1.0, NEW: 2.0, "/r/3": 3.0, "/r/4": 4.0, "/r/5": 5.0}
+    assert plan(node(link=OLD, releases=releases)).remove == ["/r/4", "/r/3"]
+    assert plan(node(link=OLD, releases=releases), keep=1).remove == ["/r/5", "/r/4", "/r/3"]
+    assert plan(node(releases=releases), keep=4).remove == [OLD]
+    assert plan(node(link=OLD, releases=releases), keep=9).remove == []
+
+
+# ---- wheels
+
+
+def archive(path: Path, **wheels: dict[str, str]) -> dict[str, str]:
+    """A tar archive of wheels, as ``tar -C DIRECTORY -cf FILE .`` makes it; name -> digest."""
+    sums = {}
+    with tarfile.open(path, "w") as tar:
+        for name, files in wheels.items():
+            data = io.BytesIO()
+            with zipfile.ZipFile(data, "w") as wheel:
+                for file, text in files.items():
+                    wheel.writestr(file, text)
+            member = tarfile.TarInfo(f"./{name}.whl")
+            member.size = len(data.getvalue())
+            tar.addfile(member, io.BytesIO(data.getvalue()))
+            sums[f"{name}.whl"] = hashlib.sha256(data.getvalue()).hexdigest()
+    return sums
+
+
+def test_digests_are_those_that_sha256sum_prints(tmp_path):
+    (tmp_path / "a.whl").write_bytes(b"a")
+    (tmp_path / "b.whl").write_bytes(b"b")
+    printed = subprocess.run(["sha256sum", "a.whl", "b.whl"], cwd=tmp_path, check=True, capture_output=True, text=True)
+    wanted = {f"{name}.whl": hashlib.sha256(name.encode()).hexdigest() for name in "ab"}
+    assert _wheels.digests(printed.stdout) == wanted
+
+
+def test_wheels_are_unpacked_and_their_program_runs(tmp_path):
+    sums = archive(tmp_path / "w.tar", one={"one.py": "def main():\n    return 7\n"}, two={"two/__init__.py": ""})
+    _wheels.unpack(tmp_path / "w.tar", sums, tmp_path / "lib")
+    assert sorted(str(p.relative_to(tmp_path / "lib")) for p in (tmp_path / "lib").rglob("*.py")) == [
+        "one.py",
+        "two/__init__.py",
+    ]
+    program = tmp_path / "program"
+    program.write_text(_wheels.program(sys.executable, "one", "main"))
+    program.chmod(0o755)
+    assert subprocess.run([program], env={"PYTHONPATH": str(tmp_path / "lib")}, check=False).returncode == 7
+
+
+@pytest.mark.parametrize(
+    ("sums", "reason"),
+    [
+        ({"one.whl": "0" * 64}, "one.whl is not the one of this release"),
+        ({"three.whl": "0" * 64}, "three.whl is not among the wheels"),
+    ],
+)
+def test_a_wheel_that_is_not_the_promised_one_is_refused_before_anything_of_it_is_there(tmp_path, sums, reason):
+    archive(tmp_path / "w.tar", one={"one.py": ""})
+    with pytest.raises(_wheels.BadWheel, match=reason):
+        _wheels.unpack(tmp_path / "w.tar", sums, tmp_path / "lib")
+    assert not (tmp_path / "lib").exists()
+
+
+def test_a_wheel_with_files_for_other_places_is_refused(tmp_path):
+    sums = archive(tmp_path / "w.tar", one={"one-1.data/scripts/run": ""})
+    with pytest.raises(_wheels.BadWheel, match="other places"):
+        _wheels.unpack(tmp_path / "w.tar", sums, tmp_path / "lib")
