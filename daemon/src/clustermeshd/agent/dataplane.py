@@ -67,7 +67,7 @@ class KernelThread:
         """Forget those that our NAT rules would not have made as they are; how many there were."""
 
         def forget() -> int:
-            found = (Scope(halves(known.local), halves(known.remote), known.tunnel) for known in scopes)
+            found = (Scope(halves(sorted(k.local)), halves(sorted(k.remote)), k.tunnel) for k in scopes)
             return sum(map(self._conntrack.forget, found))
 
         return await asyncio.get_running_loop().run_in_executor(self._beside, forget)

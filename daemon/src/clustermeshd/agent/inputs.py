@@ -11,7 +11,7 @@ from clustermeshd.agent.engine import Inputs
 from clustermeshd.kube import informer, objects, resources
 from clustermeshd.kube.client import Client
 from clustermeshd.kube.informer import Informer, when_other
-from clustermeshd.model.addresses import parse_address
+from clustermeshd.model.addresses import parse_point
 from clustermeshd.model.errors import MeshError
 from clustermeshd.plan.overlay import Change
 from clustermeshd.plan.overlay_local import local_node
@@ -103,7 +103,7 @@ class ClusterInputs:
             for address in spec.tunnel_addresses:
                 family = 6 if ":" in address else 4
                 mtu = mtus.get((spec.overlay_routing_mode, family))
-                if family in own and mtu is not None and parse_address(address) is not None:
+                if family in own and mtu is not None and parse_point(address) is not None:
                     mode = spec.overlay_routing_mode
                     found.append(Target(spec.cluster_name, spec.node_name, family, address, own[family], mode, mtu))
         return found

@@ -18,7 +18,7 @@ import secrets
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -67,7 +67,8 @@ class Prober:
         self._session = secrets.randbits(64)
         self._sequence = 0
         self._waiting: dict[int, tuple[_Round, int, float]] = {}
-        self._known: dict[str, float] = {}  # tunnel addresses of remote nodes, and when their probes were heard last
+        self._known: Collection[str] = ()  # tunnel addresses of remote nodes
+        self._heard: dict[str, float] = {}  # those whose probes came lately, and when the last did
         self._answers = Rate(_ANSWERS_PER_S, _ANSWERS_PER_S)
         self._answers_to: dict[str, Rate] = {}
         self._turn = 0
@@ -93,11 +94,11 @@ class Prober:
         }
 
     async def _round(self) -> None:
-        targets = list(await asyncio.to_thread(self._targets))
-        self._bind({target.local for target in targets})
-        self._known = {target.address: self._known.get(target.address, 0.0) for target in targets}
+        targets, picked, local, self._known = await asyncio.to_thread(self._look, self._turn)
+        self._bind(local)
+        since = time.monotonic() - _HEARD_ROUNDS * self._settings.interval_s
+        self._heard = {source: at for source, at in self._heard.items() if at > since and source in self._known}
         self._answers_to = {source: rate for source, rate in self._answers_to.items() if source in self._known}
-        picked = await asyncio.to_thread(sample, targets, self._settings.sample, self._turn)
         chosen = {target.key: target for target in picked}
         self._turn += 1
         bad = {key for key, path in self._paths.items() if path.is_bad and key not in chosen}
@@ -105,6 +106,12 @@ class Prober:
         chosen |= {target.key: target for target in islice(again, self._settings.sample)}
         self._paths = {key: path for key, path in self._paths.items() if key in chosen}
         await self._probe(list(chosen.values()))
+
+    def _look(self, turn: int) -> tuple[Sequence[Target], list[Target], set[str], set[str]]:
+        """All targets, those of this turn, own addresses and theirs: beside the loop, since there may be many."""
+        targets = self._targets()
+        addresses = {target.local for target in targets}, {target.address for target in targets}
+        return targets, sample(targets, self._settings.sample, turn), *addresses
 
     async def _rest(self, until: float) -> None:
         """Until the next round, or the next look where there was nobody to ask; meanwhile unknown paths once more."""
@@ -168,7 +175,7 @@ class Prober:
                 continue
             smallest, largest = min(probe.sent), max(probe.sent)
             others = tuple((size, rtt is not None) for size, rtt in probe.sent.items() if smallest < size < largest)
-            heard_at = self._known.get(probe.target.address, 0.0)
+            heard_at = self._heard.get(probe.target.address, 0.0)
             result = Result(
                 small=probe.sent[smallest] is not None,
                 full=probe.sent[largest] is not None if largest > smallest else None,
@@ -233,7 +240,7 @@ class Prober:
         if (magic, version) != (_MAGIC, _VERSION):
             return
         if kind == _REQUEST:
-            self._known[sender[0]] = time.monotonic()
+            self._heard[sender[0]] = time.monotonic()
             if self._may_answer(sender[0]):
                 answer = _DATAGRAM.pack(_MAGIC, _VERSION, _ANSWER, 0, session, sequence)
                 with contextlib.suppress(OSError):

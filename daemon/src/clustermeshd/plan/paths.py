@@ -169,22 +169,24 @@ def sample(targets: Sequence[Target], count: int, turn: int) -> list[Target]:
     The last place goes round all the others, some turns each, so that every path is seen now and then.
     """
     nodes: dict[tuple[str, str], list[Target]] = {}
-    for target in sorted(targets):
+    for target in targets:  # not sorted: this may be ten thousand, and a sort holds up every other thread
         nodes.setdefault((target.cluster, target.node), []).append(target)
     if len(nodes) <= count:
         return list(targets)
-    ranked = sorted(nodes, key=lambda node: _score(nodes[node][0]))
+    scores = {node: _score(min(members)) for node, members in nodes.items()}
+    ranked = sorted(scores, key=scores.__getitem__)
     first_of_cluster: dict[str, tuple[str, str]] = {}
     for node in ranked:
         first_of_cluster.setdefault(node[0], node)
     fixed = list(dict.fromkeys([*first_of_cluster.values(), *ranked]))[: max(count - 1, 0)]
-    others = sorted(nodes.keys() - set(fixed))
+    others = [node for node in ranked if node not in fixed]
     chosen = [*fixed, others[turn // _TURNS % len(others)]] if count else []
     return [target for node in chosen for target in nodes[node]]
 
 
 def _score(target: Target) -> bytes:
-    return hashlib.sha256("/".join(sorted((target.local, target.address))).encode()).digest()
+    ends = "/".join(sorted((target.local, target.address)))
+    return hashlib.sha256(ends.encode()).digest() + f"{target.cluster}/{target.node}".encode()
 
 
 def _run(before: int, did_pass: bool) -> int:
