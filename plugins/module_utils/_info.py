@@ -15,6 +15,7 @@ from ansible_collections.clustermesh.core.plugins.module_utils._peering import P
 LEASE = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/{CONTROLLER}"
 CLOCKS_S = 60  # the clocks of two machines of a cluster differ by less
 STATES = ("reachable", "degraded", "blackHoled", "unreachable", "unknown")
+ANSWERING = ("reachable", "degraded")
 CREDENTIAL = re.compile(r"credential ([0-9a-f]{16})$")
 
 
@@ -97,8 +98,9 @@ def _node_row(name, item):
     ready, paths = conditions(item).get("Ready", {}), status.get("paths") or {}
     reason = "" if ready.get("status") == "True" else ready.get("message") or ready.get("reason") or "not reported yet"
     bad = _bad_paths(paths)
-    # one silent node is that node's trouble; while no remote node at all answers, it is ours
-    is_cut_off = any(paths.get(state) for state in STATES) and not paths.get("reachable")
+    # one silent node is that node's trouble; while no remote node at all answers, it is ours; a degraded path answers
+    probed, answered = (sum(paths.get(state) or 0 for state in states) for states in (STATES, ANSWERING))
+    is_cut_off = bool(probed) and not answered
     if is_cut_off and not bad:
         bad = ["no probe to a remote node has been answered yet"]
     return {
@@ -106,7 +108,7 @@ def _node_row(name, item):
         "ready": not reason and not is_cut_off,
         "routes": sum(peer.get("programmedRoutes") or 0 for peer in status.get("peers") or ()),
         "device": ",".join(device["name"] for device in status.get("devices") or ()),
-        "paths": f"{paths.get('reachable') or 0}/{sum(paths.get(state) or 0 for state in STATES)}" if paths else "",
+        "paths": f"{answered}/{probed}" if paths else "",
         "overlay": {peer["name"]: _overlay_of(peer) for peer in status.get("peers") or ()},
         "reason": reason or "; ".join(bad),
     }

@@ -282,6 +282,29 @@ def test_the_controller_has_secrets_only_by_name():
     assert not [rule for rule in rules if "secrets" in rule["resources"] or "*" in rule["resources"]]
 
 
+LOSSY = {"cluster": "b", "node": "n1", "state": "degraded", "reason": "Loss"}
+
+
+@pytest.mark.parametrize(
+    ("paths", "shown", "is_ready"),
+    [
+        ({"reachable": 1, "unknown": 1}, "1/2", True),
+        (
+            {"degraded": 2, "problems": [{"cluster": "b", "node": "n1", "state": "degraded", "reason": "Loss"}]},
+            "2/2",
+            True,
+        ),
+        ({"unknown": 2}, "0/2", False),
+        ({"reachable": 0, "unknown": 0}, "0/0", True),
+        ({}, "", True),
+    ],
+)
+def test_a_node_is_cut_off_while_no_remote_node_answers(paths, shown, is_ready):
+    status = {"conditions": [{"type": "Ready", "status": "True"}], "paths": paths}
+    (row,) = _info.node_rows([{"metadata": {"name": "n1"}, "status": status}], [])
+    assert (row["paths"], row["ready"], bool(row["reason"])) == (shown, is_ready, not is_ready)
+
+
 def test_a_node_without_agent_is_a_row_that_says_so():
     (row,) = _info.node_rows([], ["n1"])
     assert (row["node"], row["ready"]) == ("n1", False)
