@@ -287,8 +287,8 @@ class Federator:
         for gone in [written for key, written in actual.items() if key not in made.slices]:
             self._local.written.forget(gone)
             await self._writer.remove(resources.ENDPOINT_SLICES, gone)
-        if self._rate.has_room and not len(self._queue):  # slices first
-            await self._write_endpoints(name, service, made)
+        if self._rate.has_room:
+            await self._write_endpoints(name, service, made, is_patient=True)
         else:
             self._due[name] = None
         if refused is not None:
@@ -360,11 +360,18 @@ class Federator:
 
     # ---- Endpoints
 
-    async def _write_endpoints(self, name: ServiceName, service: objects.Service, made: Federated) -> None:
+    async def _write_endpoints(
+        self, name: ServiceName, service: objects.Service, made: Federated, *, is_patient: bool = False
+    ) -> None:
+        """Writes the object if it says something else; a patient one lets slices that wait go first."""
         desired = endpoints(service, made.slices.values())
         actual = self._local.endpoints.store.get(f"{name.namespace}/{name.name}")
         self._due.pop(name, None)
-        if not is_written(desired, digest(desired), actual):
+        if is_written(desired, digest(desired), actual):
+            return
+        if is_patient and len(self._queue):
+            self._due[name] = None
+        else:
             self._rate.take()
             await self._writer.replace(resources.ENDPOINTS, desired, actual=actual, annotations=ANNOTATIONS)
 
