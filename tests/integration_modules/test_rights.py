@@ -173,6 +173,8 @@ async def test_the_controller_is_never_told_that_it_may_not(ansible, paris, oslo
             await until(lambda: written(paris, account), {"remotenodes", "remoteclusterconfigurations", "events"})
             apply(paris, PEER | {"spec": {"clusterAccessSecret": {"name": "oslo", "namespace": SYSTEM}}})
             await until(lambda: written(paris, account), {"endpointslices", "endpoints"})
+            apply(paris, backing | {"endpoints": [{"addresses": ["10.1.0.6"]}]})
+            await until(lambda: written(paris, account, "update"), {"endpointslices", "endpoints"})
             # of a peer or Service that is deleted the garbage collector may be quicker
             kubectl(oslo, "delete", "node", "n1")
             apply(paris, web | {"metadata": {"name": "all", "namespace": "default"}})

@@ -45,13 +45,13 @@ def conntrack(nodes: Topology) -> Iterator[Conntrack]:
 def scope(node: MeshNode, family: int) -> Scope:
     """What node a's rules say towards node b."""
 
-    def ranges(texts: list[str]) -> list[tuple[bytes, bytes]]:
+    def elements(texts: list[str]) -> list[bytes]:
         networks = [network for network in map(ip_network, texts) if network.version == family]
-        return [(network[0].packed, network[-1].packed) for network in networks]
+        return [network[0].packed + network[-1].packed for network in networks]
 
     tunnel = node.local.tunnel_address(family)
     remote = [cidr for remote in node.remotes for cidr in remote.spec.pod_cidrs]
-    return Scope(ranges(node.pod_cidrs), ranges(remote), tunnel.packed if tunnel else None)
+    return Scope(elements(node.pod_cidrs), elements(remote), tunnel.packed if tunnel else None)
 
 
 def entries(space: Namespace, family: int) -> list[str]:

@@ -289,11 +289,7 @@ LOSSY = {"cluster": "b", "node": "n1", "state": "degraded", "reason": "Loss"}
     ("paths", "shown", "is_ready"),
     [
         ({"reachable": 1, "unknown": 1}, "1/2", True),
-        (
-            {"degraded": 2, "problems": [{"cluster": "b", "node": "n1", "state": "degraded", "reason": "Loss"}]},
-            "2/2",
-            True,
-        ),
+        ({"degraded": 2, "problems": [LOSSY]}, "2/2", True),
         ({"unknown": 2}, "0/2", False),
         ({"reachable": 0, "unknown": 0}, "0/0", True),
         ({}, "", True),

@@ -15,12 +15,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
-from clustermeshd.agent.engine import Elements, Engine, Inputs, Outcome
+from clustermeshd.agent.engine import Engine, Inputs, Outcome
 from clustermeshd.agent.metrics import Metrics
 from clustermeshd.kernel.conntrack import Conntrack, Scope
 from clustermeshd.kernel.monitor import Monitor
 from clustermeshd.kernel.netlink import NetlinkError
-from clustermeshd.kernel.nftsets import halves
 from clustermeshd.kernel.state import Failure
 from clustermeshd.model.errors import MeshError, Retriable
 from clustermeshd.model.settings import Dataplane
@@ -63,14 +62,9 @@ class KernelThread:
     async def call(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
 
-    async def forget_connections(self, scopes: list[Elements]) -> int:
+    async def forget_connections(self, scope: Scope) -> int:
         """Forget those that our NAT rules would not have made as they are; how many there were."""
-
-        def forget() -> int:
-            found = (Scope(halves(sorted(k.local)), halves(sorted(k.remote)), k.tunnel) for k in scopes)
-            return sum(map(self._conntrack.forget, found))
-
-        return await asyncio.get_running_loop().run_in_executor(self._beside, forget)
+        return await asyncio.get_running_loop().run_in_executor(self._beside, self._conntrack.forget, scope)
 
     def close(self) -> None:
         self._pool.submit(self.engine.close).result()
@@ -218,7 +212,7 @@ class Reconciler:
         self._swept_at = time.monotonic()
         try:
             scopes = await self._thread.call(self._thread.engine.take_scopes)
-            count = await self._thread.forget_connections(scopes)
+            count = sum([await self._thread.forget_connections(scope) for scope in scopes])
         except (MeshError, NetlinkError, OSError) as error:
             _LOG.log(logging.DEBUG if self._sweep_failed else logging.WARNING, "stale connections stay: %s", error)
             self._sweep_failed = True

@@ -13,11 +13,11 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
+from clustermeshd.kernel.conntrack import Scope
 from clustermeshd.kernel.dataplane import Kernel
 from clustermeshd.kernel.nftsets import pods_set
-from clustermeshd.kernel.state import Changes, Element, Failure, FdbEntry, KernelState, Packed
+from clustermeshd.kernel.state import Changes, Failure, FdbEntry, KernelState
 from clustermeshd.kube.objects import RemoteNode
 from clustermeshd.model.settings import Dataplane
 from clustermeshd.plan.diff import diff
@@ -50,14 +50,6 @@ class Outcome:
     watched: Mapping[str, int] = field(default_factory=dict)  # our devices and those below; whole rounds only
     mtus: Mapping[tuple[str, int], int] | None = None  # by overlay routing mode and inner family; whole rounds only
     dropped: Mapping[str, int] = field(default_factory=dict)  # packets by nftables chain; whole rounds only
-
-
-class Elements(NamedTuple):
-    """A Scope of connections as our NAT rules have it: elements of the sets of local and of remote pods."""
-
-    local: tuple[Element, ...]
-    remote: tuple[Element, ...]
-    tunnel: Packed | None
 
 
 class Engine:
@@ -149,15 +141,21 @@ class Engine:
         """The FDB entry that is wanted in the place of that one; may be asked from any thread."""
         return self._wanted.marked.fdb.get(entry.key) if self._wanted is not None else None
 
-    def take_scopes(self) -> list[Elements]:
+    def take_scopes(self) -> list[Scope]:
         """What our NAT rules say now, by family: all connections are to be looked at by it."""
         self.has_new_remotes = False
         if self._wanted is None or self._wanted.marked.nft is None:
             return []
         elements = self._wanted.marked.nft.elements
         sources = {base.family: base.source for base in self._wanted.bases.values()}
-        sets = {family: [tuple(elements[pods_set(side, family)]) for side in ("local", "remote")] for family in (4, 6)}
-        return [Elements(local, remote, sources.get(family)) for family, (local, remote) in sets.items()]
+        return [
+            Scope(
+                tuple(elements[pods_set("local", family)]),
+                tuple(elements[pods_set("remote", family)]),
+                sources.get(family),
+            )
+            for family in (4, 6)
+        ]
 
     def _apply(self, wanted: Desired, changes: Changes) -> tuple[Failure, ...]:
         self._wanted = wanted

@@ -233,10 +233,8 @@ class Mesh:
             self._federator.forget(name)
             self._dirty_nodes = True
             for other in self.peers.values():
-                if (
-                    other.error is not None and reason_of(other.error) == "DuplicateCluster"
-                ):  # its obstacle may be gone
-                    other.recheck()
+                if isinstance(other.error, Refused) and other.error.reason == "DuplicateCluster":
+                    other.recheck()  # its obstacle may be gone
         for name, configuration in wanted.items():
             if name not in self.peers:
                 self._start(group, configuration)

@@ -13,13 +13,12 @@ import errno
 import struct
 from bisect import bisect_right
 from collections.abc import Collection, Iterator
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
 from clustermeshd.kernel.messages import address_family
 from clustermeshd.kernel.netlink import NESTED, Netlink, NetlinkError, Request, attribute, attributes
-from clustermeshd.kernel.state import Packed
+from clustermeshd.kernel.state import Element, Packed
 
-Range: TypeAlias = tuple[Packed, Packed]  # first and last address
 _NFNETLINK: Final = 12
 _HEADER: Final = struct.Struct("!BBH")  # nfgenmsg: family, version, resource id
 # linux/netfilter/nfnetlink_conntrack.h
@@ -29,10 +28,13 @@ _SOURCE, _DESTINATION = {4: 1, 16: 3}, {4: 2, 16: 4}  # attribute types by addre
 
 
 class Scope(NamedTuple):
-    """What our NAT rules say for one address family: pods keep their address, the rest gets ``tunnel``, if any."""
+    """What our NAT rules say for one address family: pods keep their address, the rest gets ``tunnel``, if any.
 
-    local: Collection[Range]
-    remote: Collection[Range]
+    ``local`` and ``remote`` are elements of the sets of pods: first and last address of each prefix.
+    """
+
+    local: Collection[Element]
+    remote: Collection[Element]
     tunnel: Packed | None
 
 
@@ -49,7 +51,7 @@ class Conntrack:
         """Remove entries towards remote pods that bear another source than our rules give; how many there were."""
         if not scope.remote:
             return 0
-        size = len(next(iter(scope.remote))[0])
+        size = len(next(iter(scope.remote))) // 2
         family = _HEADER.pack(address_family(bytes(size)), 0, 0)
         local, remote = _Ranges(scope.local), _Ranges(scope.remote)
         entries = self._netlink.dump(_GET, family)
@@ -65,10 +67,10 @@ class Conntrack:
 class _Ranges:
     """Disjoint ranges, to ask whether an address lies in one."""
 
-    def __init__(self, ranges: Collection[Range]) -> None:
-        ordered = sorted(ranges)
-        self._lows = [low for low, _ in ordered]
-        self._highs = [high for _, high in ordered]
+    def __init__(self, elements: Collection[Element]) -> None:
+        ordered = sorted(elements)
+        self._lows = [element[: len(element) // 2] for element in ordered]
+        self._highs = [element[len(element) // 2 :] for element in ordered]
 
     def __contains__(self, address: Packed) -> bool:
         place = bisect_right(self._lows, address) - 1

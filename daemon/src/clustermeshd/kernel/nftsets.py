@@ -8,7 +8,6 @@ So a prefix is looked up by hash, behind a mask: one set for each prefix length 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Final
@@ -105,11 +104,6 @@ def peers_inner(name: str) -> int | None:
 def prefix_element(low: Packed, high: Packed) -> Element:
     """Element of a set of prefixes: its first and its last address."""
     return low + high
-
-
-def halves(elements: Iterable[Element]) -> list[tuple[Packed, Packed]]:
-    """First and last address of the elements of a set of prefixes."""
-    return [(element[: len(element) // 2], element[len(element) // 2 :]) for element in elements]
 
 
 def binding(outer: Packed, prefix: Packed) -> Element:
