@@ -25,13 +25,13 @@ def run(options: argparse.Namespace) -> list[Ratio]:
     table = Table("remote pods", "how", "RSS MiB", "peak MiB", "KiB per pod")
     with clusters(size) as (made, directory):
         made.join()
-        with controller(made.local, directory) as running:
+        with controller(made.local.kubeconfig, directory) as running:
             base = _at_rest(made, running, 0)
             table.row(0, "started", base / MIB, running.peak_bytes() / MIB, "")
             made.fill()
             grown = _at_rest(made, running, size.services)
             table.row(size.total, "grown", grown / MIB, running.peak_bytes() / MIB, (grown - base) / size.total / KIB)
-        with controller(made.local, directory) as running:
+        with controller(made.local.kubeconfig, directory) as running:
             started = _at_rest(made, running, size.services)
             each = (started - base) / size.total / KIB
             table.row(size.total, "started", started / MIB, running.peak_bytes() / MIB, each)

@@ -70,21 +70,16 @@ class Clusters:
     def fill(self) -> None:
         """Nodes, backing Services and slices in the remotes; federated Services in the local cluster."""
         for number, api in enumerate(self.remotes):
-            create(api, resources.NODES, (_node(self.size, number, n) for n in range(self.size.nodes())))
+            for resource, bodies in remote_bodies(self.size, number).items():
+                create(api, resource, bodies)
             _node_status(api, self.size, number)
-            create(api, resources.SERVICES, map(_backing, range(self.size.services)))
-            slices = (slice_body(self.size, number, n) for n in range(self.size.services))
-            create(api, resources.ENDPOINT_SLICES, slices)
-        create(self.local, resources.SERVICES, map(_federated, range(self.size.services)))
+        create(self.local, resources.SERVICES, federated_bodies(self.size))
 
     def join(self) -> None:
         """Let the local cluster read the remote ones."""
         for number, api in enumerate(self.remotes):
-            name = f"remote{number}"
-            data = {"kubeconfig": b64encode(api.kubeconfig.read_bytes()).decode()}
-            create(self.local, resources.SECRETS, [_meta(name, "default") | {"data": data}])
-            spec = {"clusterAccessSecret": {"name": name, "namespace": "default"}}
-            create(self.local, resources.REMOTE_CLUSTER_CONFIGURATIONS, [{"metadata": {"name": name}, "spec": spec}])
+            for resource, body in peer_bodies(number, api.kubeconfig).items():
+                create(self.local, resource, [body])
 
     def writes(self) -> int:
         """Write requests of the controller so far, by the API server's audit log."""
@@ -100,13 +95,13 @@ class Clusters:
 class Controller:
     """A controller process of the local cluster, alone (no election)."""
 
-    def __init__(self, api: ControlPlane, directory: Path) -> None:
+    def __init__(self, kubeconfig: Path, directory: Path) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
         self._log = directory / "controller.log"
         command = [sys.executable, "-m", "clustermeshd.cli.daemon", "controller", "--no-leader-election"]
-        options = ["--kubeconfig", str(api.kubeconfig), "--health-port", str(self._port), "--log-level", "warning"]
+        options = ["--kubeconfig", str(kubeconfig), "--health-port", str(self._port), "--log-level", "warning"]
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, *options], stdout=log, stderr=log, env=environment(), start_new_session=True
@@ -191,8 +186,8 @@ def clusters(
 
 
 @contextlib.contextmanager
-def controller(api: ControlPlane, directory: Path) -> Iterator[Controller]:
-    made = Controller(api, directory)
+def controller(kubeconfig: Path, directory: Path) -> Iterator[Controller]:
+    made = Controller(kubeconfig, directory)
     try:
         yield made
     finally:
@@ -233,13 +228,44 @@ def create(api: ControlPlane, resource: Resource[Any], bodies: Iterable[Mapping[
     asyncio.run(work())
 
 
+def remote_bodies(size: Size, remote: int) -> dict[Resource[Any], Iterator[dict[str, Any]]]:
+    """What there is in a remote cluster."""
+    return {
+        resources.NODES: (_node(size, remote, n) for n in range(size.nodes())),
+        resources.SERVICES: map(_backing, range(size.services)),
+        resources.ENDPOINT_SLICES: (slice_body(size, remote, n) for n in range(size.services)),
+    }
+
+
+def peer_bodies(number: int, kubeconfig: Path) -> dict[Resource[Any], dict[str, Any]]:
+    """What lets the local cluster read a remote one."""
+    name = f"remote{number}"
+    data = {"kubeconfig": b64encode(kubeconfig.read_bytes()).decode()}
+    spec = {"clusterAccessSecret": {"name": name, "namespace": "default"}}
+    return {
+        resources.SECRETS: _meta(name, "default") | {"data": data},
+        resources.REMOTE_CLUSTER_CONFIGURATIONS: {"metadata": {"name": name}, "spec": spec},
+    }
+
+
+def federated_bodies(size: Size) -> Iterator[dict[str, Any]]:
+    """The Services of the local cluster."""
+    return map(_federated, range(size.services))
+
+
 def _meta(name: str, namespace: str = NAMESPACE, **more: object) -> dict[str, Any]:
     return {"metadata": {"name": name, "namespace": namespace, **more}}
 
 
 def _node(size: Size, remote: int, number: int) -> dict[str, Any]:
+    """A node; its status counts only where that is no subresource."""
     cidr = size.address(remote, number * _PER_NODE).rsplit(".", 1)[0] + ".0/24"
-    return {"metadata": {"name": f"r{remote}-{number}"}, "spec": {"podCIDR": cidr, "podCIDRs": [cidr]}}
+    spec = {"podCIDR": cidr, "podCIDRs": [cidr]}
+    return {"metadata": {"name": f"r{remote}-{number}"}, "spec": spec, "status": _status(remote, number)}
+
+
+def _status(remote: int, number: int) -> dict[str, Any]:
+    return {"addresses": [{"type": "InternalIP", "address": f"192.168.{10 + remote}.{number + 1}"}]}
 
 
 def _node_status(api: ControlPlane, size: Size, remote: int) -> None:
@@ -249,8 +275,7 @@ def _node_status(api: ControlPlane, size: Size, remote: int) -> None:
         async with await client_of(api) as client:
 
             async def patch(number: int) -> None:
-                address = {"type": "InternalIP", "address": f"192.168.{10 + remote}.{number + 1}"}
-                body = json.dumps({"status": {"addresses": [address]}}).encode()
+                body = json.dumps({"status": _status(remote, number)}).encode()
                 path = resources.NODES.path(name=f"r{remote}-{number}", subresource="status")
                 await client.request("PATCH", path, body=body, content_type="application/merge-patch+json")
 
@@ -313,7 +338,7 @@ def fill_selected(made: Clusters, port: int) -> None:
         resources.SERVICES,
         (_meta(f"b{n}", labels={"app": f"a{n}"}) | {"spec": spec} for n, spec in enumerate(selected)),
     )
-    create(made.local, resources.SERVICES, map(_federated, range(size.services)))
+    create(made.local, resources.SERVICES, federated_bodies(size))
 
 
 def _named(port: int) -> dict[str, Any]:

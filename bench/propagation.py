@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> list[Ratio]:
     with _inside(), clusters(size, controller_manager=True, flags=flags) as (made, directory):
         _fill(made)
         made.join()
-        with controller(made.local, directory) as running, _kube_proxy(made.local, directory):
+        with controller(made.local.kubeconfig, directory) as running, _kube_proxy(made.local, directory):
             running.until_in_sync(1, size.services)
             with contextlib.closing(_Rules()) as rules:
                 samples = asyncio.run(_Run(made).turns(options.changes, rules))

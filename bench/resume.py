@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> list[Ratio]:
     with clusters(size) as (made, directory):
         made.fill()
         made.join()
-        with controller(made.local, directory) as running:
+        with controller(made.local.kubeconfig, directory) as running:
             running.until_in_sync(size.remotes, size.services)
             time.sleep(15)  # Endpoints objects and status follow at their own rate
         for _ in range(options.rounds):
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> list[Ratio]:
             table.row("list", reference[-1], "", "")
             before = made.writes()
             started = time.perf_counter()
-            with controller(made.local, directory) as running:
+            with controller(made.local.kubeconfig, directory) as running:
                 running.until_in_sync(size.remotes, size.services)
                 ours.append(time.perf_counter() - started)
                 cpu_s = running.cpu_s()
