@@ -13,6 +13,7 @@ from ansible_collections.clustermesh.core.plugins.module_utils._objects import N
 from ansible_collections.clustermesh.core.plugins.module_utils._peering import PREFIX
 
 LEASE = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/{CONTROLLER}"
+AGENT_SILENT_S = 900  # three heartbeats of an agent
 CLOCKS_S = 60  # the clocks of two machines of a cluster differ by less
 STATES = ("reachable", "degraded", "blackHoled", "unreachable", "unknown")
 ANSWERING = ("reachable", "degraded")
@@ -37,11 +38,15 @@ def controller_rows(lease, now):
     leader, renewed = wanted.get("holderIdentity") or "", wanted.get("renewTime")
     reason = "" if leader else "no controller leads"
     if leader and renewed:
-        heard = datetime.strptime(renewed[:19] + "Z", "%Y-%m-%dT%H:%M:%S%z")
-        silent_s = (now - heard).total_seconds()
+        silent_s = _silent_s(renewed, now)
         if silent_s > (wanted.get("leaseDurationSeconds") or 15) + CLOCKS_S:
             reason = f"it has not been heard for {silent_s:.0f} s: what the cluster says of its peers is a thing of the past"
     return [{"controller": leader, "ready": not reason, "reason": reason}]
+
+
+def _silent_s(time, now):
+    """Seconds since a time of the API."""
+    return (now - datetime.strptime(time[:19] + "Z", "%Y-%m-%dT%H:%M:%S%z")).total_seconds()
 
 
 def peer_rows(configurations, remote_nodes):
@@ -77,13 +82,13 @@ def credential(item):
     return found.group(1) if found else ""
 
 
-def node_rows(mesh_nodes, wanted):
+def node_rows(mesh_nodes, wanted, now):
     """One row a node; ``wanted`` are the nodes that must have an agent."""
     by_name = {_name(item): item for item in mesh_nodes}
-    return [_node_row(name, by_name.get(name)) for name in sorted({*by_name, *wanted})]
+    return [_node_row(name, by_name.get(name), now) for name in sorted({*by_name, *wanted})]
 
 
-def _node_row(name, item):
+def _node_row(name, item, now):
     if item is None:
         return {
             "node": name,
@@ -97,6 +102,9 @@ def _node_row(name, item):
     status = item.get("status") or {}
     ready, paths = conditions(item).get("Ready", {}), status.get("paths") or {}
     reason = "" if ready.get("status") == "True" else ready.get("message") or ready.get("reason") or "not reported yet"
+    heard = status.get("lastHeartbeatTime")
+    if not reason and heard and _silent_s(heard, now) > AGENT_SILENT_S:
+        reason = f"its agent has not been heard for {_silent_s(heard, now) // 60:.0f} min"
     bad = _bad_paths(paths)
     # one silent node is that node's trouble; while no remote node at all answers, it is ours; a degraded path answers
     probed, answered = (sum(paths.get(state) or 0 for state in states) for states in (STATES, ANSWERING))

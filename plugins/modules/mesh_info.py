@@ -120,7 +120,7 @@ def look(client, params):
     answer = {
         "controllers": _info.controller_rows(lease, now),
         "peers": _info.peer_rows(configurations, remote_nodes),
-        "nodes": _info.node_rows(mesh_nodes, params["expected_nodes"]),
+        "nodes": _info.node_rows(mesh_nodes, params["expected_nodes"], now),
     }
     credentials, overlay = params["expected_credentials"], params["expected_overlay"]
     outdated, not_switched = _info.outdated(answer, credentials), _info.other_overlay(answer, overlay)

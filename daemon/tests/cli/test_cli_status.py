@@ -12,7 +12,7 @@ import yaml
 from cli_schemas import STATUS
 from cli_world import apply, clustermesh, configuration, eventually, kubectl, mesh_node, service
 from clustermesh_lab import ControlPlane
-from clustermeshd.cli.status import expiry_problem, lease_problems
+from clustermeshd.cli.status import expiry_problem, lease_problems, node_problems
 from clustermeshd.kube import objects
 from jsonschema import validate
 
@@ -106,6 +106,14 @@ def test_a_lease_that_nobody_renews_is_told(age_s: int, reasons: list[str]):
     renewed = (NOW - timedelta(seconds=age_s)).strftime("%Y-%m-%dT%H:%M:%S.000000Z")
     spec = objects.LeaseSpec(holder_identity="a", lease_duration_seconds=15, renew_time=renewed)
     assert [p.reason for p in lease_problems(objects.Lease(spec=spec), NOW)] == reasons
+
+
+@pytest.mark.parametrize(("age_s", "reasons"), [(600, []), (960, ["AgentSilent"]), (None, [])], ids=str)
+def test_an_agent_that_is_not_heard_is_told(age_s: int | None, reasons: list[str]):
+    heard = age_s and (NOW - timedelta(seconds=age_s)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    ready = (objects.Condition("Ready", "True"),)
+    node = objects.MeshNode(status=objects.MeshNodeStatus(conditions=ready, last_heartbeat_time=heard))
+    assert [p.reason for p in node_problems(node, NOW)] == reasons
 
 
 @pytest.mark.parametrize(("days", "severity"), [(-1, "error"), (1, "warning"), (6.9, "warning"), (8, None)])

@@ -297,12 +297,20 @@ LOSSY = {"cluster": "b", "node": "n1", "state": "degraded", "reason": "Loss"}
 )
 def test_a_node_is_cut_off_while_no_remote_node_answers(paths, shown, is_ready):
     status = {"conditions": [{"type": "Ready", "status": "True"}], "paths": paths}
-    (row,) = _info.node_rows([{"metadata": {"name": "n1"}, "status": status}], [])
+    (row,) = _info.node_rows([{"metadata": {"name": "n1"}, "status": status}], [], RENEWED)
     assert (row["paths"], row["ready"], bool(row["reason"])) == (shown, is_ready, not is_ready)
 
 
+@pytest.mark.parametrize(("age_s", "reason"), [(600, ""), (960, "its agent has not been heard for 16 min")])
+def test_an_agent_that_is_not_heard_is_not_ready(age_s, reason):
+    heard = (RENEWED - timedelta(seconds=age_s)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    status = {"conditions": [{"type": "Ready", "status": "True"}], "lastHeartbeatTime": heard}
+    (row,) = _info.node_rows([{"metadata": {"name": "n1"}, "status": status}], [], RENEWED)
+    assert (row["ready"], row["reason"]) == (not reason, reason)
+
+
 def test_a_node_without_agent_is_a_row_that_says_so():
-    (row,) = _info.node_rows([], ["n1"])
+    (row,) = _info.node_rows([], ["n1"], RENEWED)
     assert (row["node"], row["ready"]) == ("n1", False)
     lines = _info.table({"peers": [], "nodes": [row]})
     assert "no agent has reported" in lines[1]

@@ -1,10 +1,13 @@
-"""Writes the MeshNode of this node: made once, status whenever it says something new."""
+"""Writes the MeshNode of this node: made once, status whenever it says something new, and a heartbeat now and then."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import msgspec
@@ -21,6 +24,7 @@ from clustermeshd.plan.paths import PathSummary
 _LOG = logging.getLogger(__name__)
 _SPACING_S = 3.0  # an API server need not hear of every step of a roll-out
 _LONGEST_RETRY_S = 60.0
+_HEARTBEAT_S = 300.0  # as kubelets do with the status of an unchanged Node; readers give three of them
 
 
 class StatusWriter:
@@ -32,11 +36,15 @@ class StatusWriter:
         node_name: str,
         node: Callable[[], objects.Node | None],
         paths: Callable[[], PathSummary | None] = lambda: None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client, self._node_name, self._node, self._paths = client, node_name, node, paths
         self._outcome: Outcome | None = None
         self._news = asyncio.Event()
         self._written: objects.MeshNodeStatus | None = None
+        self._clock = clock
+        self._beat_at = clock()  # when the next heartbeat is due
 
     def offer(self, outcome: Outcome) -> None:
         self._outcome = outcome
@@ -50,7 +58,9 @@ class StatusWriter:
         """Until cancelled."""
         delay_s = _SPACING_S
         while True:
-            await self._news.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if self._outcome is None else max(0.0, self._beat_at - self._clock())):
+                    await self._news.wait()
             self._news.clear()
             try:
                 await self.write()
@@ -63,7 +73,7 @@ class StatusWriter:
             await asyncio.sleep(delay_s)
 
     async def write(self) -> None:
-        """Write the newest outcome if it differs from what was written last."""
+        """Write the newest outcome if it differs from what was written last, or a heartbeat is due."""
         node, outcome = self._node(), self._outcome
         if node is None or outcome is None:
             return
@@ -72,9 +82,11 @@ class StatusWriter:
         made = overlay_status.status(
             outcome.summary, outcome.failures, self._paths(), version=__version__, previous=previous, now=now
         )
-        if made != previous:
+        if made != previous or self._clock() >= self._beat_at:
+            made = msgspec.structs.replace(made, last_heartbeat_time=now)
             body = {**self._identity(), "status": msgspec.to_builtins(made)}
             await self._apply(body, subresource="status")
+            self._beat_at = self._clock() + _HEARTBEAT_S * random.uniform(0.9, 1.1)  # noqa: S311  # spread, no secret
         self._written = made
 
     async def _create(self, node: objects.Node) -> objects.MeshNodeStatus:

@@ -69,7 +69,7 @@ def _agents(local: Local, *, overlay: bool) -> Iterator[Check]:
         yield Check("local", "agents", "warn", f"versions differ: {', '.join(versions)}", "finish the upgrade")
     for node in sorted(local.mesh_nodes, key=lambda n: n.metadata.name):
         scope = f"node {node.metadata.name}"
-        problems = list(node_problems(node))
+        problems = list(node_problems(node, datetime.now(UTC)))
         for problem in problems:
             result: Result = "FAIL" if problem.severity == "error" else "warn"
             name = "paths" if problem.reason == "BadPath" else "agent"

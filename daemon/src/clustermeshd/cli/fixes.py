@@ -35,6 +35,7 @@ _FIXES: Final[dict[str, str]] = {
     "NoAddress": "the peer's kubelet must report an InternalIP (--node-ip)",
     # agents
     "NoAgent": "install the agent there (role mesh_daemon), or look at journalctl -u clustermesh-agent",
+    "AgentSilent": "start it: systemctl status clustermesh-agent there, or its DaemonSet's pod",
     "ForwardingOff": "set the sysctl that the message names; the role mesh_daemon does",
     "NoUnderlay": "bring the node's InternalIP up, or set the agent's underlay_interface or underlay_cidr",
     "NoPodCIDR": "give the node a pod CIDR (Node.spec.podCIDRs)",

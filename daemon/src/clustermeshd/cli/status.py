@@ -20,6 +20,7 @@ from clustermeshd.kube.errors import Forbidden, NotFound
 from clustermeshd.model import names
 
 EXPIRY_WARNING = timedelta(days=7)
+_SILENT_AGENT = timedelta(minutes=15)  # three heartbeats
 _LEASE_GRACE_S = 60  # clocks of people's machines differ from the leader's
 
 
@@ -166,7 +167,7 @@ def _problems(facts: _Facts, now: datetime) -> Iterator[Problem]:
     for peer in facts.peers:
         yield from peer_problems(peer, now)
     for node in facts.mesh_nodes:
-        yield from node_problems(node)
+        yield from node_problems(node, now)
     yield from _missing_agents(facts)
     for row in facts.federated:
         yield from (p for p in row.problems if p.reason != "ClusterStale")  # the peer's own line says it
@@ -213,9 +214,14 @@ def expiry_problem(name: str, end: datetime | None, now: datetime) -> Problem | 
     return Problem(severity, name, "CredentialExpires", told, "rotate it: mesh.yml of the peer writes a new one")
 
 
-def node_problems(node: objects.MeshNode) -> Iterator[Problem]:
-    """What an agent says of its node, and its bad paths."""
+def node_problems(node: objects.MeshNode, now: datetime) -> Iterator[Problem]:
+    """What an agent says of its node, and its bad paths; an agent that says nothing any more."""
     name = f"node {node.metadata.name}"
+    heard = parse_time(node.status.last_heartbeat_time)
+    if heard is not None and now - heard > _SILENT_AGENT:
+        minutes = (now - heard).total_seconds() // 60
+        told = f"its agent was last heard {minutes:.0f} min ago: routes stay as they were then, and nothing follows"
+        yield Problem("error", name, "AgentSilent", told, fix("AgentSilent"))
     ready = condition(node.status.conditions, "Ready")
     for found in node.status.problems or ():
         yield Problem("error", name, found.reason, f"{found.object}: {found.message}", fix(found.reason))

@@ -408,6 +408,7 @@ class MeshNodeStatus(Struct, frozen=True):
     paths: MeshNodePaths | None = None
     conditions: tuple[Condition, ...] | None = None
     last_change_time: str | None = None
+    last_heartbeat_time: str | None = None
 
 
 class MeshNodeSpec(Struct, frozen=True, omit_defaults=False):

@@ -49,7 +49,10 @@ def status(
     previous: MeshNodeStatus,
     now: str,
 ) -> MeshNodeStatus:
-    """The new status; equal to ``previous`` in every field where nothing has changed, times included."""
+    """The new status; equal to ``previous`` in every field where nothing has changed, times included.
+
+    The time of the last heartbeat is for the caller to set, who knows when it is due.
+    """
     problems = [MeshNodeProblem(problem.reason, problem.object, problem.message) for problem in found.problems]
     problems += [MeshNodeProblem("NotProgrammed", failure.object, failure.reason) for failure in failures]
     made = MeshNodeStatus(
@@ -60,6 +63,7 @@ def status(
         paths=None if paths is None else _paths(paths, previous, now),
         conditions=(_ready(found.problems, failures, previous, now),),
         last_change_time=previous.last_change_time,
+        last_heartbeat_time=previous.last_heartbeat_time,
     )
     return previous if made == previous else msgspec.structs.replace(made, last_change_time=now)
 
