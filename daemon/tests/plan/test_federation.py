@@ -7,6 +7,7 @@ from clustermeshd.model import names
 from clustermeshd.model.addresses import Ranges, parse_prefix
 from clustermeshd.plan import federation
 from clustermeshd.plan.endpoints import endpoints
+from clustermeshd.plan.entering import entered
 from clustermeshd.selector import SelectorError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,6 +69,7 @@ def plan(federated, *clusters, nodes=("n1",), stale=None, kept=()):
             and selector.matches(labels)
         }
         pieces = [s for s in slices if s.labels[names.SERVICE_NAME] in chosen]
+        pieces = [entered(piece, name) for piece in pieces] if name else pieces
         backings.append(federation.Backing(name, pieces, owned.__contains__, (stale or {}).get(name, "")))
     return federation.plan(federated, backings, kept, nodes)
 

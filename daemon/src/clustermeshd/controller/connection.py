@@ -8,15 +8,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from clustermeshd.controller.facts import ServiceFacts, ServiceName, slim_service, slim_slice
+from clustermeshd.controller.facts import ServiceFacts, ServiceName, slim_service
 from clustermeshd.controller.prefixes import PrefixSource
 from clustermeshd.kube import objects, resources
 from clustermeshd.kube.access import Access
 from clustermeshd.kube.client import Client
 from clustermeshd.kube.informer import Change, Informer, Limits, when_other
 from clustermeshd.model.errors import MeshError, Refused, Retriable
+from clustermeshd.plan.entering import entered
 from clustermeshd.plan.remotenodes import planned_by
 
 _LOG = logging.getLogger(__name__)
@@ -29,7 +31,7 @@ _DIRECTION_BACKOFF_S = 300.0  # an account of an older release may not read them
 
 
 class Connection:
-    """Facts of a remote cluster, as long as one set of credentials, and of limits, is used.
+    """Facts of a remote cluster, called ``name`` here, as long as one set of credentials, and of limits, is used.
 
     ``accept`` gets the cluster id before anything else is read and raises Refused for a cluster that may not be a
     peer. ``nodes_changed``, ``services_changed`` and ``namespaces_changed`` are called from the event loop.
@@ -38,6 +40,7 @@ class Connection:
 
     def __init__(
         self,
+        name: str,
         access: Access,
         *,
         limits: objects.ImportLimits,
@@ -81,7 +84,7 @@ class Connection:
             self._client,
             resources.ENDPOINT_SLICES,
             on_change=self.services.on_slice,
-            keep=slim_slice,
+            keep=partial(entered, cluster=name),
             limits=Limits(limits.endpoint_slices, limits.object_bytes),
         )
         self.prefixes = PrefixSource(self._client, self.nodes, limits, nodes_changed)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -79,7 +78,6 @@ def _owner(piece: objects.EndpointSlice) -> ServiceName:
 
 # ---- what informers keep
 
-_CONDITIONS: dict[objects.EndpointConditions, objects.EndpointConditions] = {}  # at most 27
 _FEDERATION = (names.SERVICE_SELECTOR, names.SERVICE_SELECTOR_ALIAS, names.AFFINITY, names.STALENESS)
 
 
@@ -89,39 +87,3 @@ def slim_service(service: objects.Service) -> objects.Service:
     return msgspec.structs.replace(
         service, metadata=msgspec.structs.replace(service.metadata, annotations=annotations or None)
     )
-
-
-def slim_slice(piece: objects.EndpointSlice) -> objects.EndpointSlice:
-    """A slice of a peer without what is not federated; what many endpoints have in common is held once."""
-    meta = piece.metadata
-    trigger = piece.annotations.get(names.LAST_CHANGE_TRIGGER)
-    return msgspec.structs.replace(
-        piece,
-        metadata=objects.Metadata(
-            name=meta.name,
-            namespace=_shared(meta.namespace),
-            resource_version=meta.resource_version,
-            labels={names.SERVICE_NAME: sys.intern(piece.labels.get(names.SERVICE_NAME, ""))},
-            annotations={names.LAST_CHANGE_TRIGGER: trigger} if trigger else None,
-        ),
-        endpoints=tuple(_slim_endpoints(piece.endpoints or ())),
-    )
-
-
-def _slim_endpoints(endpoints: Iterable[objects.Endpoint]) -> Iterator[objects.Endpoint]:
-    """One loop without calls of our own: a peer has a hundred thousand of them."""
-    intern, conditions = sys.intern, _CONDITIONS
-    for endpoint in endpoints:
-        node, zone, target = endpoint.node_name, endpoint.zone, endpoint.target_ref
-        yield objects.Endpoint(
-            endpoint.addresses,
-            conditions.setdefault(endpoint.conditions, endpoint.conditions),
-            endpoint.hostname,
-            node if node is None else intern(node),
-            zone if zone is None else intern(zone),
-            target and objects.ObjectReference(intern(target.kind), target.name, intern(target.namespace)),
-        )
-
-
-def _shared(text: str | None) -> str | None:
-    return text if text is None else sys.intern(text)

@@ -58,6 +58,7 @@ class _Remote:
     def __init__(self, now: float) -> None:
         self.connection: Connection | None = None
         self.owns = Ranges(())
+        self.owned: dict[ServiceName, dict[str, tuple[objects.Endpoint, ...]]] = {}  # as Backing has it, by Service
         self.services: set[ServiceName] = set()
         self.freshness = Freshness(now)
         self.stale: frozenset[Policy] = frozenset()  # policies that apply now
@@ -166,7 +167,7 @@ class Federator:
             remote = self._remotes[cluster] = _Remote(self._clock())
         if connection is not None and connection is not remote.connection:
             connection.services.settle()
-        remote.connection, remote.owns = connection, owns
+        remote.connection, remote.owns, remote.owned = connection, owns, {}
         self._recheck(cluster)
 
     def forget(self, cluster: str) -> None:
@@ -268,6 +269,8 @@ class Federator:
             await self._events.warn(service, "v1", "Service", _event_reason(complaint), complaint.found)
         if service is None or name not in self._federated:
             self._refused.pop(name, None)
+            for remote in self._remotes.values():
+                remote.owned.pop(name, None)
             await self._clear(name)
             return
         made = await self._plan(name, service)
@@ -279,32 +282,35 @@ class Federator:
             }
         actual = self._local.written.of(name)
         refused: Refused | None = None
+        changed = False
         for piece in made.slices.values():
             try:
-                await self._write(piece, actual.get(piece.metadata.name))
+                changed |= await self._write(piece, actual.get(piece.metadata.name))
             except Refused as error:  # by our API server: stops no other slice
                 refused = refused or error
         for gone in [written for key, written in actual.items() if key not in made.slices]:
+            changed = True
             self._local.written.forget(gone)
             await self._writer.remove(resources.ENDPOINT_SLICES, gone)
-        if self._rate.has_room:
-            await self._write_endpoints(name, service, made, is_patient=True)
+        if (changed and len(self._queue)) or not self._rate.has_room:
+            self._due[name] = None  # slices that wait go first
         else:
-            self._due[name] = None
+            await self._write_endpoints(name, service, made)
         if refused is not None:
             raise refused
 
-    async def _write(self, piece: objects.EndpointSlice, actual: Written | None) -> None:
-        content = digest(piece)
-        self._local.written.expect(piece, content)
+    async def _write(self, piece: objects.EndpointSlice, actual: Written | None) -> bool:
+        """Writes a slice unless it is so already; whether it did."""
+        content = self._local.written.expect(piece)
         if is_written(piece, content, actual):
-            return
+            return False
         trigger = piece.annotations.get(names.LAST_CHANGE_TRIGGER)
         if actual is not None and actual.annotations.get(names.LAST_CHANGE_TRIGGER) == trigger:
             # what changed is not what the origin changed then: no latency can be told from its time
             meta = msgspec.structs.replace(piece.metadata, annotations=None)
             piece = msgspec.structs.replace(piece, metadata=meta)
         await self._writer.replace(resources.ENDPOINT_SLICES, piece, actual=actual, annotations=ANNOTATIONS)
+        return True
 
     async def _plan(self, name: ServiceName, service: objects.Service) -> Federated:
         now = self._clock()
@@ -320,8 +326,11 @@ class Federator:
             if cluster == _LOCAL:
                 backings.append(Backing(cluster, pieces))
             else:
-                owns = self._remotes[cluster].owns
-                backings.append(Backing(cluster, pieces, owns.__contains__, self._stale(name, cluster, now)))
+                remote = self._remotes[cluster]
+                stale = self._stale(name, cluster, now)
+                known = remote.owned.get(name, {})
+                remote.owned[name] = owned = {s.key: known[s.key] for s in pieces if s.key in known}
+                backings.append(Backing(cluster, pieces, remote.owns.__contains__, stale, owned))
         kept = [k for c in self._unknown() for k in await self._kept(name, service, c, now)]
         return federation.plan(service, backings, kept, self._local.nodes.store.keys())
 
@@ -360,18 +369,12 @@ class Federator:
 
     # ---- Endpoints
 
-    async def _write_endpoints(
-        self, name: ServiceName, service: objects.Service, made: Federated, *, is_patient: bool = False
-    ) -> None:
-        """Writes the object if it says something else; a patient one lets slices that wait go first."""
+    async def _write_endpoints(self, name: ServiceName, service: objects.Service, made: Federated) -> None:
+        """Writes the object if it says something else."""
         desired = endpoints(service, made.slices.values())
         actual = self._local.endpoints.store.get(f"{name.namespace}/{name.name}")
         self._due.pop(name, None)
-        if is_written(desired, digest(desired), actual):
-            return
-        if is_patient and len(self._queue):
-            self._due[name] = None
-        else:
+        if not is_written(desired, digest(desired), actual):
             self._rate.take()
             await self._writer.replace(resources.ENDPOINTS, desired, actual=actual, annotations=ANNOTATIONS)
 
@@ -381,6 +384,7 @@ class Federator:
             while self._due and self._rate.has_room:
                 name = next(iter(self._due))
                 del self._due[name]
+                await asyncio.sleep(0)  # one that is as it should be takes no token: others' turn, too
                 service = self._local.services.services.get(name)
                 if service is None or name not in self._federated:
                     continue

@@ -190,6 +190,7 @@ class Peer:
             return None
         _LOG.info("Creating syncer for RemoteClusterConfiguration(%s)", self.name)
         return Connection(
+            self.name,
             access,
             limits=limits,
             user_agent=self._user_agent,

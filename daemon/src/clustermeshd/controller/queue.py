@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -27,6 +28,7 @@ class FairQueue(Generic[K]):
         self._resting: OrderedDict[K, float] = OrderedDict()  # key -> when it may be taken again
         self._later: OrderedDict[K, set[str]] = OrderedDict()  # resting keys that were caused again
         self._wake = asyncio.Event()
+        self._turn = asyncio.Lock()  # one waits for the next key, the others for it: no herd wakes for each
 
     def __len__(self) -> int:
         """Keys that wait."""
@@ -44,16 +46,15 @@ class FairQueue(Generic[K]):
 
     async def take(self) -> K:
         """The next key; it is worked on until ``done``."""
-        while True:
-            self._wake.clear()
-            rest_s = self._end_rests()
-            if self._lines:
-                return self._next()
-            try:
-                async with asyncio.timeout(rest_s):
-                    await self._wake.wait()
-            except TimeoutError:
-                continue
+        async with self._turn:
+            while True:
+                self._wake.clear()
+                rest_s = self._end_rests()
+                if self._lines:
+                    return self._next()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(rest_s):
+                        await self._wake.wait()
 
     def done(self, key: K) -> None:
         again = self._working.pop(key)

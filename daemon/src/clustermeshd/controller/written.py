@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -65,13 +66,21 @@ def is_written(desired: objects.EndpointSlice | objects.Endpoints, content: byte
     )
 
 
+class _Expected(NamedTuple):
+    """What we want to stand in a slice of ours; the same tuple of endpoints is not digested twice."""
+
+    endpoints: tuple[objects.Endpoint, ...] | None
+    ports: tuple[objects.EndpointPort, ...] | None
+    digest: bytes
+
+
 class WrittenSlices:
     """Our slices by the Service they belong to; tells the Service when one is not what we wrote last."""
 
     def __init__(self, changed: Callable[[ServiceName], None]) -> None:
         self._changed = changed
         self._slices: dict[ServiceName, dict[str, Written]] = {}
-        self._expected: dict[str, bytes] = {}
+        self._expected: dict[str, _Expected] = {}
 
     def on_change(self, change: Change[Written]) -> None:
         before = change.old and _service(change.old)
@@ -88,12 +97,20 @@ class WrittenSlices:
         if change.new is not None and after:
             self._slices.setdefault(after, {})[change.new.metadata.name] = change.new
             expected = self._expected.get(change.new.key)
-            if expected != change.new.digest or (change.old is not None and _marks(change.old) != _marks(change.new)):
+            if (
+                expected is None
+                or expected.digest != change.new.digest
+                or (change.old is not None and _marks(change.old) != _marks(change.new))
+            ):
                 self._changed(after)
 
-    def expect(self, desired: objects.EndpointSlice, content: bytes) -> None:
-        """Takes note of what is being written, and its digest, so that its echo is no news."""
-        self._expected[desired.key] = content
+    def expect(self, desired: objects.EndpointSlice) -> bytes:
+        """Takes note of what is being written, so that its echo is no news; its digest."""
+        known = self._expected.get(desired.key)
+        if known is None or known.endpoints is not desired.endpoints or known.ports != desired.ports:
+            known = _Expected(desired.endpoints, desired.ports, digest(desired))
+            self._expected[desired.key] = known
+        return known.digest
 
     def forget(self, written: Written) -> None:
         """Takes note of what is being removed."""

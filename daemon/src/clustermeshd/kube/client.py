@@ -449,8 +449,10 @@ def _selectors(label_selector: str | None, field_selector: str | None) -> dict[s
 
 
 def _document(resource: Resource[Any], body: Mapping[str, Any] | objects.Object) -> bytes:
-    document = body if isinstance(body, Mapping) else msgspec.to_builtins(body)
-    return msgspec.json.encode({"apiVersion": resource.api_version, "kind": resource.kind, **document})
+    kind = {"apiVersion": resource.api_version, "kind": resource.kind}
+    if isinstance(body, Mapping):
+        return msgspec.json.encode({**kind, **body})
+    return msgspec.json.encode(kind)[:-1] + b"," + msgspec.json.encode(body)[1:]
 
 
 def _decode(body: bytes, kind: type[S], what: str) -> S:

@@ -26,6 +26,11 @@ class Resource(Generic[T]):
     def api_version(self) -> str:
         return f"{self.group}/{self.version}" if self.group else self.version
 
+    @property
+    def bare(self) -> Resource[objects.Object]:
+        """The same kind, read no further than every kind goes."""
+        return Resource(self.group, self.version, self.plural, self.kind, objects.Object, self.namespaced)
+
     def path(self, namespace: str | None = None, name: str | None = None, subresource: str | None = None) -> str:
         """URL path of a collection (all namespaces when ``namespace`` is None), an object or a subresource."""
         parts = ["apis", self.group, self.version] if self.group else ["api", self.version]

@@ -43,7 +43,7 @@ class Writer:
         """Applies ``desired``; ``actual`` is what an informer holds of it."""
         self._count()
         await self._client.apply(
-            resource,
+            resource.bare,
             desired,
             manager=self._manager,
             name=desired.metadata.name,
@@ -70,7 +70,7 @@ class Writer:
             body = msgspec.structs.replace(desired, metadata=_merged(desired.metadata, actual.metadata, annotations))
             meta = desired.metadata
             try:
-                await self._client.replace(resource, body, meta.name, meta.namespace, manager=self._manager)
+                await self._client.replace(resource.bare, body, meta.name, meta.namespace, manager=self._manager)
             except (Conflict, NotFound) as error:
                 _LOG.debug("%s %s is applied: %s", resource.kind, desired.key, error)
             else:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -28,7 +27,6 @@ Stale: TypeAlias = Literal["", "NotReady", "Drop"]
 
 _FAMILY = {"IPv4": 4, "IPv6": 6}
 _MAX_ADDRESSES = 100  # of an endpoint (discovery/v1)
-_MAX_NAME = 253
 _READY = objects.EndpointConditions(ready=True)
 
 
@@ -36,13 +34,16 @@ _READY = objects.EndpointConditions(ready=True)
 class Backing:
     """Slices of one cluster's backing Services; ``cluster`` is "" for the local one.
 
-    ``owns`` tells whether an endpoint of the cluster may have an address; the local cluster's are not asked about.
+    Those of a peer have ``entered``. ``owns`` tells whether an endpoint of the cluster may have an address; the local
+    cluster's are not asked about. ``owned`` is kept by the caller between plans, as long as ``owns`` answers alike: it
+    holds the endpoints, by slice, that were all found to be the peer's.
     """
 
     cluster: str
     slices: Iterable[objects.EndpointSlice]
     owns: Callable[[Point], bool] = lambda _: True
     stale: Stale = ""
+    owned: dict[str, tuple[objects.Endpoint, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +189,7 @@ def _pieces(
             continue
         endpoints = source.endpoints or ()
         if backing.cluster:
-            endpoints = tuple(_admitted(source, backing, local_nodes, made))
+            endpoints = _admitted(source, backing, local_nodes, made)
         if service.spec.publish_not_ready_addresses:
             endpoints = tuple(msgspec.structs.replace(e, conditions=_READY) for e in endpoints)
         identity = f"{backing.cluster}/{source.metadata.name}/{source.address_type}"
@@ -224,26 +225,30 @@ def _matching_ports(service: objects.Service, source: objects.EndpointSlice) -> 
 
 def _admitted(
     source: objects.EndpointSlice, backing: Backing, local_nodes: Collection[str], made: Federated
-) -> Iterator[objects.Endpoint]:
-    """Endpoints of a peer as they enter our slice; one with an address that is not that peer's to give does not."""
-    family, owns, prefix = _FAMILY[source.address_type], backing.owns, f"{backing.cluster}/"
-    known: dict[str | None, str | None] = {None: None}  # node names, as they may stand here
-    for endpoint in source.endpoints or ():
-        addresses, node, zone, target = endpoint.addresses, endpoint.node_name, endpoint.zone, endpoint.target_ref
-        if not _owns_all(owns, addresses, family):
-            made.refused.setdefault(backing.cluster, []).append(", ".join(addresses[:2]) or "no address")
-            continue
-        if node not in known:
-            # a node name that exists here too would make kube-proxy take the endpoint for a local one
-            known[node] = node if _is_name(node) and node not in local_nodes else None
-        yield objects.Endpoint(
-            addresses,
-            endpoint.conditions,
-            endpoint.hostname if endpoint.hostname and _is_label(endpoint.hostname) else None,
-            known[node],
-            zone if zone and len(zone) <= _MAX_NAME else None,
-            target and objects.ObjectReference(target.kind, f"{prefix}{target.name}"[:1024], target.namespace),
+) -> tuple[objects.Endpoint, ...]:
+    """Endpoints of a peer as they enter our slice; one with an address that is not that peer's to give does not.
+
+    The very tuple of the source where all of them do, as they are.
+    """
+    given = source.endpoints or ()
+    endpoints = given
+    if backing.owned.get(source.key) is not given:
+        family, owns = _FAMILY[source.address_type], backing.owns
+        foreign = [e for e in given if not _owns_all(owns, e.addresses, family)]
+        if foreign:
+            backing.owned.pop(source.key, None)
+            made.refused.setdefault(backing.cluster, []).extend(
+                ", ".join(e.addresses[:2]) or "no address" for e in foreign
+            )
+            endpoints = tuple(e for e in given if _owns_all(owns, e.addresses, family))
+        else:
+            backing.owned[source.key] = given
+    if any(endpoint.node_name in local_nodes for endpoint in endpoints):
+        # a node name that exists here too would make kube-proxy take the endpoint for a local one
+        return tuple(
+            msgspec.structs.replace(e, node_name=None) if e.node_name in local_nodes else e for e in endpoints
         )
+    return endpoints
 
 
 def _owns_all(owns: Callable[[Point], bool], addresses: tuple[str, ...], family: int) -> bool:
@@ -253,26 +258,6 @@ def _owns_all(owns: Callable[[Point], bool], addresses: tuple[str, ...], family:
         if point is None or point.family != family or not owns(point):
             return False
     return 0 < len(addresses) <= _MAX_ADDRESSES
-
-
-def _is_label(text: str | None) -> bool:
-    """RFC 1123 label: what the API server admits as a hostname; a lying peer may send anything."""
-    return bool(text) and len(text or "") <= 63 and _is_name(text) and "." not in (text or "")
-
-
-@lru_cache(maxsize=8192)
-def _is_name(text: str | None) -> bool:
-    """RFC 1123 subdomain, each part of it a label."""
-    return (
-        text is not None
-        and 0 < len(text) <= _MAX_NAME
-        and text.isascii()
-        and text == text.lower()
-        and all(
-            part and part.replace("-", "a").isalnum() and part[0] != "-" and part[-1] != "-"
-            for part in text.split(".")
-        )
-    )
 
 
 def _slices(service: objects.Service, piece: _Piece) -> Iterator[tuple[str, objects.EndpointSlice]]:
