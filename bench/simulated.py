@@ -194,7 +194,9 @@ class SimulatedClusters:
             gone = cluster.delete(path)
             return _json(404) if gone is None else _json(200, gone.raw)
         body = msgspec.json.decode(await request.read(), type=dict[str, msgspec.Raw])
-        return _json(200, cluster.write(path, dict(body)).raw)
+        thing = cluster.write(path, dict(body))
+        is_bare = "PartialObjectMetadata" in request.headers.get("Accept", "")
+        return _json(200, msgspec.json.encode({"metadata": thing.metadata}) if is_bare else thing.raw)
 
 
 def _read(cluster: _Cluster, path: str, query: Any) -> tuple[int, bytes]:  # a multidict

@@ -245,10 +245,10 @@ async def test_what_is_replaced_keeps_what_others_added_and_is_applied_where_som
         writer = Writer(to, "test")
 
         async def replace(desired, actual):
-            assert (
-                await writer.replace(resources.ENDPOINTS, desired, actual=actual, annotations=("a", "b")) == "written"
-            )
-            return await to.get(resources.ENDPOINTS, "r", "default")
+            version = await writer.replace(resources.ENDPOINTS, desired, actual=actual, annotations=("a", "b"))
+            made = await to.get(resources.ENDPOINTS, "r", "default")
+            assert made.metadata.resource_version == version
+            return made
 
         first = await replace(wanted("10.0.0.1", a="1", b="1"), None)
         theirs = {"metadata": {"labels": {"team": "x"}, "annotations": {"note": "y"}, "finalizers": ["example.org/z"]}}

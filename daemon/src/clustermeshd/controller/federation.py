@@ -309,7 +309,8 @@ class Federator:
             # what changed is not what the origin changed then: no latency can be told from its time
             meta = msgspec.structs.replace(piece.metadata, annotations=None)
             piece = msgspec.structs.replace(piece, metadata=meta)
-        await self._writer.replace(resources.ENDPOINT_SLICES, piece, actual=actual, annotations=ANNOTATIONS)
+        version = await self._writer.replace(resources.ENDPOINT_SLICES, piece, actual=actual, annotations=ANNOTATIONS)
+        self._local.written.wrote(piece, version)
         return True
 
     async def _plan(self, name: ServiceName, service: objects.Service) -> Federated:

@@ -87,6 +87,7 @@ class LocalFacts:
             label_selector=f"{names.SLICE_MANAGED_BY}={names.SLICE_MANAGER}",
             on_change=self.written.on_change,
             keep=summary,
+            recognise=self.written.recognise,
         )
         self.endpoints: Informer[Written] = Informer(
             client,

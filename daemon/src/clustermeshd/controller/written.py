@@ -26,19 +26,19 @@ class Written(objects.Object, frozen=True):
 
 def summary(thing: objects.EndpointSlice | objects.Endpoints) -> Written:
     """What is kept of an object of ours."""
-    meta = thing.metadata
-    return Written(
-        metadata=objects.Metadata(
-            name=meta.name,
-            namespace=meta.namespace,
-            uid=meta.uid,
-            resource_version=meta.resource_version,
-            labels=meta.labels,
-            annotations=meta.annotations,
-            owner_references=meta.owner_references,
-            finalizers=meta.finalizers,
-        ),
-        digest=digest(thing),
+    return Written(metadata=_kept(thing.metadata), digest=digest(thing))
+
+
+def _kept(meta: objects.Metadata) -> objects.Metadata:
+    return objects.Metadata(
+        name=meta.name,
+        namespace=meta.namespace,
+        uid=meta.uid,
+        resource_version=meta.resource_version,
+        labels=meta.labels,
+        annotations=meta.annotations,
+        owner_references=meta.owner_references,
+        finalizers=meta.finalizers,
     )
 
 
@@ -72,6 +72,7 @@ class _Expected(NamedTuple):
     endpoints: tuple[objects.Endpoint, ...] | None
     ports: tuple[objects.EndpointPort, ...] | None
     digest: bytes
+    version: str = ""  # in which it was written
 
 
 class WrittenSlices:
@@ -111,6 +112,19 @@ class WrittenSlices:
             known = _Expected(desired.endpoints, desired.ports, digest(desired))
             self._expected[desired.key] = known
         return known.digest
+
+    def wrote(self, desired: objects.EndpointSlice, version: str) -> None:
+        """Takes note of the version in which what was expected stands now."""
+        known = self._expected.get(desired.key)
+        if known is not None and known.endpoints is desired.endpoints:
+            self._expected[desired.key] = known._replace(version=version)
+
+    def recognise(self, bare: objects.Object) -> Written | None:
+        """What is kept of a slice of ours in the very version that we wrote."""
+        known = self._expected.get(bare.key)
+        if known is None or not known.version or known.version != bare.metadata.resource_version:
+            return None
+        return Written(metadata=_kept(bare.metadata), digest=known.digest)
 
     def forget(self, written: Written) -> None:
         """Takes note of what is being removed."""

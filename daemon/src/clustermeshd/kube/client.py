@@ -35,6 +35,10 @@ T = TypeVar("T", bound=objects.Object)
 S = TypeVar("S")
 
 APPLY = "application/apply-patch+yaml"
+_JSON = "application/json"
+_BARE = (
+    f"{_JSON};as=PartialObjectMetadata;g=meta.k8s.io;v=v1, {_JSON}"  # where nothing but metadata is read of an answer
+)
 _MAX_BODY = 64 << 20  # bytes of one answer (a page of a list)
 _MAX_LINE = 8 << 20  # bytes of one watch event; etcd holds 1.5 MiB an object
 _MAX_REQUEST_S = 300.0  # a page over a very slow line
@@ -202,13 +206,16 @@ class Client:
             query={"fieldManager": manager, "force": str(force).lower()},
             body=document,
             content_type=APPLY,
+            accept=_accept(resource),
         )
         return _decode(answer, resource.type, f"{resource.kind} {name}")
 
     async def create(
         self, resource: Resource[T], body: Mapping[str, Any] | objects.Object, namespace: str | None = None
     ) -> T:
-        answer = await self.request("POST", resource.path(namespace), body=_document(resource, body))
+        answer = await self.request(
+            "POST", resource.path(namespace), body=_document(resource, body), accept=_accept(resource)
+        )
         return _decode(answer, resource.type, resource.kind)
 
     async def replace(
@@ -226,6 +233,7 @@ class Client:
             resource.path(namespace, name),
             query={"fieldManager": manager} if manager else None,
             body=_document(resource, body),
+            accept=_accept(resource),
         )
         return _decode(answer, resource.type, f"{resource.kind} {name}")
 
@@ -269,11 +277,12 @@ class Client:
         *,
         query: Mapping[str, str] | None = None,
         body: bytes | None = None,
-        content_type: str = "application/json",
+        content_type: str = _JSON,
+        accept: str = _JSON,
     ) -> bytes:
         """Body of a successful answer; every failure as an error of the tree."""
         what = f"{method} {path}"
-        async with self._open(method, path, query, body, content_type) as response:
+        async with self._open(method, path, query, body, content_type, accept) as response:
             content = await _read(response, what)
             if response.status < 300:
                 return content
@@ -294,7 +303,7 @@ class Client:
             sock_read=idle_timeout_s,
         )
         what = f"WATCH {path}"
-        async with self._open("GET", path, query, None, "application/json", limits) as response:
+        async with self._open("GET", path, query, None, _JSON, _JSON, limits) as response:
             if response.status >= 300:
                 content = await _read(response, what)
                 raise errors.of_status(response.status, content, what, retry_after=response.headers.get("Retry-After"))
@@ -308,11 +317,12 @@ class Client:
         query: Mapping[str, str] | None,
         body: bytes | None,
         content_type: str,
+        accept: str,
         limits: aiohttp.ClientTimeout | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         for last_try in (False, True):
             used = self._access
-            headers = {"Accept": "application/json", "User-Agent": self._user_agent}
+            headers = {"Accept": accept, "User-Agent": self._user_agent}
             if used.token:
                 headers["Authorization"] = f"Bearer {used.token}"
             if body is not None:
@@ -446,6 +456,10 @@ async def _read(response: aiohttp.ClientResponse, what: str) -> bytes:
 def _selectors(label_selector: str | None, field_selector: str | None) -> dict[str, str]:
     pairs = (("labelSelector", label_selector), ("fieldSelector", field_selector))
     return {key: value for key, value in pairs if value}
+
+
+def _accept(resource: Resource[Any]) -> str:
+    return _BARE if resource.type is objects.Object else _JSON
 
 
 def _document(resource: Resource[Any], body: Mapping[str, Any] | objects.Object) -> bytes:

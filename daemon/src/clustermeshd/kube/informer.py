@@ -89,7 +89,8 @@ class Informer(Generic[T]):
     ``error`` is why the store is not current right now, None while it is. ``served`` is False while the server does
     not know the kind: then it counts as synced and empty, and is asked for again now and then. ``skipped`` counts
     objects that were left out, ``relists`` complete lists after the first. ``keep`` makes of an object what is stored:
-    less of it, or a summary with the same metadata.name, namespace and resourceVersion.
+    less of it, or a summary with the same metadata.name, namespace and resourceVersion. ``recognise`` gives what is
+    stored of an object of which nothing but metadata was read, where that is enough to know it.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Informer(Generic[T]):
         field_selector: str | None = None,
         on_change: Callable[[Change[T]], None] | None = None,
         keep: Callable[[Any], T] | None = None,
+        recognise: Callable[[objects.Object], T | None] | None = None,
         limits: Limits = Limits(),  # immutable
         clock: Callable[[], float] = time.monotonic,
         max_backoff_s: float = 8.0,
@@ -120,6 +122,7 @@ class Informer(Generic[T]):
         self._field_selector = field_selector
         self._on_change = on_change
         self._keep = keep
+        self._recognise = recognise
         self._limits = limits
         self._clock = clock
         self._max_backoff_s = max_backoff_s
@@ -131,6 +134,7 @@ class Informer(Generic[T]):
         self._version = ""
         self._last_event = clock()
         self._decoder = msgspec.json.Decoder(resource.type)
+        self._bare = msgspec.json.Decoder(objects.Object)
         self._envelope = msgspec.json.Decoder(objects.RawEvent)
 
     # ---- what others see
@@ -362,6 +366,11 @@ class Informer(Generic[T]):
         if len(memoryview(body)) > self._limits.object_bytes:
             return self._unreadable(envelope, f"{len(memoryview(body))} bytes")
         try:
+            if self._recognise is not None:
+                bare = self._bare.decode(body)
+                known = self._recognise(bare)
+                if known is not None:
+                    return _Event(envelope.type, bare, known)
             item = self._decoder.decode(body)
         except UNDECODABLE as error:
             return self._unreadable(envelope, str(error))

@@ -37,12 +37,13 @@ class Writer:
         """Applies ``desired`` unless ``actual`` (what an informer holds) says it is so already."""
         if actual is not None and agrees(desired, actual):
             return "unchanged"
-        return await self.write(resource, desired, actual=actual)
+        await self.write(resource, desired, actual=actual)
+        return "written"
 
-    async def write(self, resource: Resource[Any], desired: objects.Object, *, actual: objects.Object | None) -> Done:
-        """Applies ``desired``; ``actual`` is what an informer holds of it."""
+    async def write(self, resource: Resource[Any], desired: objects.Object, *, actual: objects.Object | None) -> str:
+        """Applies ``desired``; ``actual`` is what an informer holds of it. Returns its resourceVersion."""
         self._count()
-        await self._client.apply(
+        made = await self._client.apply(
             resource.bare,
             desired,
             manager=self._manager,
@@ -50,7 +51,7 @@ class Writer:
             namespace=desired.metadata.namespace,
         )
         _LOG.info("%s %s %s", resource.kind, desired.key, "created" if actual is None else "updated")
-        return "written"
+        return made.metadata.resource_version
 
     async def replace(
         self,
@@ -59,23 +60,25 @@ class Writer:
         *,
         actual: objects.Object | None,
         annotations: Collection[str],
-    ) -> Done:
+    ) -> str:
         """Updates an object whose content is all ours; it costs the server half of an apply when there is much of it.
 
         What others added to its metadata stays; of ``annotations``, which are ours, those go that ``desired`` has not.
-        Where somebody wrote in between, or it is gone or not there yet, it is applied.
+        Where somebody wrote in between, or it is gone or not there yet, it is applied. Returns its resourceVersion.
         """
         if actual is not None and actual.metadata.resource_version:
             self._count()
             body = msgspec.structs.replace(desired, metadata=_merged(desired.metadata, actual.metadata, annotations))
             meta = desired.metadata
             try:
-                await self._client.replace(resource.bare, body, meta.name, meta.namespace, manager=self._manager)
+                made = await self._client.replace(
+                    resource.bare, body, meta.name, meta.namespace, manager=self._manager
+                )
             except (Conflict, NotFound) as error:
                 _LOG.debug("%s %s is applied: %s", resource.kind, desired.key, error)
             else:
                 _LOG.info("%s %s updated", resource.kind, desired.key)
-                return "written"
+                return made.metadata.resource_version
         return await self.write(resource, desired, actual=actual)
 
     async def remove(self, resource: Resource[Any], thing: objects.Object) -> Done:

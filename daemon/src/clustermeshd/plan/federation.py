@@ -9,7 +9,7 @@ of Cilium (service.cilium.io/affinity).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -232,7 +232,8 @@ def _admitted(
     """
     given = source.endpoints or ()
     endpoints = given
-    if backing.owned.get(source.key) is not given:
+    known = backing.owned.get(source.key)
+    if known is not given and (known is None or not _have_one_address_list(known, given)):
         family, owns = _FAMILY[source.address_type], backing.owns
         foreign = [e for e in given if not _owns_all(owns, e.addresses, family)]
         if foreign:
@@ -243,12 +244,19 @@ def _admitted(
             endpoints = tuple(e for e in given if _owns_all(owns, e.addresses, family))
         else:
             backing.owned[source.key] = given
+    elif known is not given:
+        backing.owned[source.key] = given
     if any(endpoint.node_name in local_nodes for endpoint in endpoints):
         # a node name that exists here too would make kube-proxy take the endpoint for a local one
         return tuple(
             msgspec.structs.replace(e, node_name=None) if e.node_name in local_nodes else e for e in endpoints
         )
     return endpoints
+
+
+def _have_one_address_list(one: Sequence[objects.Endpoint], other: Sequence[objects.Endpoint]) -> bool:
+    """Whether two lists of endpoints differ in nothing that ownership goes by."""
+    return len(one) == len(other) and all(a.addresses == b.addresses for a, b in zip(one, other, strict=True))
 
 
 def _owns_all(owns: Callable[[Point], bool], addresses: tuple[str, ...], family: int) -> bool:
