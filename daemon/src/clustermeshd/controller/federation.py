@@ -58,7 +58,7 @@ class _Remote:
     def __init__(self, now: float) -> None:
         self.connection: Connection | None = None
         self.owns = Ranges(())
-        self.owned: dict[ServiceName, dict[str, tuple[objects.Endpoint, ...]]] = {}  # as Backing has it, by Service
+        self.owned: dict[ServiceName, dict[str, objects.EndpointSlice]] = {}  # as Backing has it, by Service
         self.services: set[ServiceName] = set()
         self.freshness = Freshness(now)
         self.stale: frozenset[Policy] = frozenset()  # policies that apply now

@@ -9,7 +9,7 @@ of Cilium (service.cilium.io/affinity).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -35,15 +35,15 @@ class Backing:
     """Slices of one cluster's backing Services; ``cluster`` is "" for the local one.
 
     Those of a peer have ``entered``. ``owns`` tells whether an endpoint of the cluster may have an address; the local
-    cluster's are not asked about. ``owned`` is kept by the caller between plans, as long as ``owns`` answers alike: it
-    holds the endpoints, by slice, that were all found to be the peer's.
+    cluster's are not asked about. ``owned`` is kept by the caller between plans, as long as ``owns`` answers alike:
+    the slices, by key, whose endpoints were all found to be the peer's.
     """
 
     cluster: str
     slices: Iterable[objects.EndpointSlice]
     owns: Callable[[Point], bool] = lambda _: True
     stale: Stale = ""
-    owned: dict[str, tuple[objects.Endpoint, ...]] = field(default_factory=dict)
+    owned: dict[str, objects.EndpointSlice] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,22 +230,18 @@ def _admitted(
 
     The very tuple of the source where all of them do, as they are.
     """
-    given = source.endpoints or ()
-    endpoints = given
-    known = backing.owned.get(source.key)
-    if known is not given and (known is None or not _have_one_address_list(known, given)):
+    endpoints = source.endpoints or ()
+    known = backing.owned.pop(source.key, None)
+    if known is None or not _have_same_addresses(known, source):
         family, owns = _FAMILY[source.address_type], backing.owns
-        foreign = [e for e in given if not _owns_all(owns, e.addresses, family)]
-        if foreign:
-            backing.owned.pop(source.key, None)
-            made.refused.setdefault(backing.cluster, []).extend(
-                ", ".join(e.addresses[:2]) or "no address" for e in foreign
-            )
-            endpoints = tuple(e for e in given if _owns_all(owns, e.addresses, family))
-        else:
-            backing.owned[source.key] = given
-    elif known is not given:
-        backing.owned[source.key] = given
+        is_own = [_owns_all(owns, e.addresses, family) for e in endpoints]
+        if not all(is_own):
+            foreign = [e for e, own in zip(endpoints, is_own, strict=True) if not own]
+            refused = (", ".join(e.addresses[:2]) or "no address" for e in foreign)
+            made.refused.setdefault(backing.cluster, []).extend(refused)
+            endpoints = tuple(e for e, own in zip(endpoints, is_own, strict=True) if own)
+    if endpoints is source.endpoints:
+        backing.owned[source.key] = source
     if any(endpoint.node_name in local_nodes for endpoint in endpoints):
         # a node name that exists here too would make kube-proxy take the endpoint for a local one
         return tuple(
@@ -254,9 +250,14 @@ def _admitted(
     return endpoints
 
 
-def _have_one_address_list(one: Sequence[objects.Endpoint], other: Sequence[objects.Endpoint]) -> bool:
-    """Whether two lists of endpoints differ in nothing that ownership goes by."""
-    return len(one) == len(other) and all(a.addresses == b.addresses for a, b in zip(one, other, strict=True))
+def _have_same_addresses(one: objects.EndpointSlice, other: objects.EndpointSlice) -> bool:
+    """Whether two slices differ in nothing that ownership goes by."""
+    ours, theirs = one.endpoints or (), other.endpoints or ()
+    return one is other or (
+        one.address_type == other.address_type
+        and len(ours) == len(theirs)
+        and all(a.addresses == b.addresses for a, b in zip(ours, theirs, strict=True))
+    )
 
 
 def _owns_all(owns: Callable[[Point], bool], addresses: tuple[str, ...], family: int) -> bool:
