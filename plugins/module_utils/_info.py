@@ -85,10 +85,10 @@ def credential(item):
 def node_rows(mesh_nodes, wanted, now):
     """One row a node; ``wanted`` are the nodes that must have an agent."""
     by_name = {_name(item): item for item in mesh_nodes}
-    return [_node_row(name, by_name.get(name), now) for name in sorted({*by_name, *wanted})]
+    return [_node_row(name, by_name.get(name), now, name in wanted) for name in sorted({*by_name, *wanted})]
 
 
-def _node_row(name, item, now):
+def _node_row(name, item, now, is_wanted):
     if item is None:
         return {
             "node": name,
@@ -103,9 +103,9 @@ def _node_row(name, item, now):
     ready, paths = conditions(item).get("Ready", {}), status.get("paths") or {}
     reason = "" if ready.get("status") == "True" else ready.get("message") or ready.get("reason") or "not reported yet"
     heard = status.get("lastHeartbeatTime")
-    if not reason and heard and _silent_s(heard, now) > AGENT_SILENT_S:
-        reason = f"its agent has not been heard for {_silent_s(heard, now) // 60:.0f} min"
-    bad = _bad_paths(paths)
+    silent_s = _silent_s(heard, now) if heard else 0
+    silence = [f"its agent has not been heard for {silent_s // 60:.0f} min"] if silent_s > AGENT_SILENT_S else []
+    bad = silence + _bad_paths(paths)
     # one silent node is that node's trouble; while no remote node at all answers, it is ours; a degraded path answers
     probed, answered = (sum(paths.get(state) or 0 for state in states) for states in (STATES, ANSWERING))
     is_cut_off = bool(probed) and not answered
@@ -113,7 +113,7 @@ def _node_row(name, item, now):
         bad = ["no probe to a remote node has been answered yet"]
     return {
         "node": name,
-        "ready": not reason and not is_cut_off,
+        "ready": not reason and not is_cut_off and not (silence and is_wanted),
         "routes": sum(peer.get("programmedRoutes") or 0 for peer in status.get("peers") or ()),
         "device": ",".join(device["name"] for device in status.get("devices") or ()),
         "paths": f"{answered}/{probed}" if paths else "",

@@ -22,7 +22,7 @@ options:
     elements: str
     default: []
   expected_nodes:
-    description: Nodes whose agents must have reported.
+    description: Nodes whose agents must have reported, and lately; of other nodes a silent agent is only told.
     type: list
     elements: str
     default: []

@@ -301,12 +301,19 @@ def test_a_node_is_cut_off_while_no_remote_node_answers(paths, shown, is_ready):
     assert (row["paths"], row["ready"], bool(row["reason"])) == (shown, is_ready, not is_ready)
 
 
-@pytest.mark.parametrize(("age_s", "reason"), [(600, ""), (960, "its agent has not been heard for 16 min")])
-def test_an_agent_that_is_not_heard_is_not_ready(age_s, reason):
+@pytest.mark.parametrize(
+    ("age_s", "wanted", "is_ready", "reason"),
+    [
+        (600, ["n1"], True, ""),
+        (960, ["n1"], False, "its agent has not been heard for 16 min"),
+        (960, [], True, "its agent has not been heard for 16 min"),  # nodes that are down are no trouble of the mesh
+    ],
+)
+def test_an_agent_that_is_not_heard_is_told_and_a_wanted_one_is_not_ready(age_s, wanted, is_ready, reason):
     heard = (RENEWED - timedelta(seconds=age_s)).strftime("%Y-%m-%dT%H:%M:%SZ")
     status = {"conditions": [{"type": "Ready", "status": "True"}], "lastHeartbeatTime": heard}
-    (row,) = _info.node_rows([{"metadata": {"name": "n1"}, "status": status}], [], RENEWED)
-    assert (row["ready"], row["reason"]) == (not reason, reason)
+    (row,) = _info.node_rows([{"metadata": {"name": "n1"}, "status": status}], wanted, RENEWED)
+    assert (row["ready"], row["reason"]) == (is_ready, reason)
 
 
 def test_a_node_without_agent_is_a_row_that_says_so():
