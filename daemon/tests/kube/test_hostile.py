@@ -166,3 +166,21 @@ async def test_more_objects_than_the_limit_are_left_out_and_counted():
         async with following(server, limits=Limits(objects=3)) as informer:
             await eventually(lambda: informer.skipped == 3)
             assert names_in(informer) == {"c0", "c1", "c2"}
+
+
+async def test_no_server_makes_us_keep_a_cookie():
+    said = []
+
+    async def version(request):
+        said.append(request.headers.get("Cookie"))
+        answer = web.json_response({"gitVersion": "v1.99.0"})
+        answer.set_cookie("track", "x" * 1000)
+        return answer
+
+    async with hostile() as server:
+        server.url = server.url.replace("127.0.0.1", "localhost")  # cookies of an address are never kept
+        server.on_version = version
+        async with client(server) as to:
+            for _ in range(2):
+                assert await to.server_version() == "v1.99.0"
+    assert said == [None, None]

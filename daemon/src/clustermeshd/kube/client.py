@@ -36,9 +36,7 @@ S = TypeVar("S")
 
 APPLY = "application/apply-patch+yaml"
 _JSON = "application/json"
-_BARE = (
-    f"{_JSON};as=PartialObjectMetadata;g=meta.k8s.io;v=v1, {_JSON}"  # where nothing but metadata is read of an answer
-)
+_BARE = f"{_JSON};as=PartialObjectMetadata;g=meta.k8s.io;v=v1, {_JSON}"  # where only metadata is read of an answer
 _MAX_BODY = 64 << 20  # bytes of one answer (a page of a list)
 _MAX_LINE = 8 << 20  # bytes of one watch event; etcd holds 1.5 MiB an object
 _MAX_REQUEST_S = 300.0  # a page over a very slow line
@@ -422,7 +420,11 @@ class Client:
         if self._session is None:
             connector = aiohttp.TCPConnector(ssl=self._access.tls, limit=_POOL, socket_factory=_socket)
             self._session = aiohttp.ClientSession(
-                connector=connector, trust_env=False, read_bufsize=1 << 16, auto_decompress=True
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),  # no peer makes us keep anything, or say it again
+                trust_env=False,
+                read_bufsize=1 << 16,
+                auto_decompress=True,
             )
         return self._session
 
