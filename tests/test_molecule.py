@@ -15,9 +15,8 @@ ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 ROLES = ("mesh_crds", "mesh_access", "mesh_peering", "mesh_daemon")
 WRITTEN = Counter({(f"clustermesh.core.{role}", cluster): 1 for role in ROLES for cluster in ("east", "west")})
-WRITTEN |= Counter(
-    {("clustermesh.core.mesh_daemon", node): 2 for node in ("east-n1", "west-n1")}
-)  # installed, and run
+# on a node the daemon is laid down and started
+WRITTEN |= Counter({("clustermesh.core.mesh_daemon", node): 2 for node in ("east-n1", "west-n1")})
 SCENARIOS = sorted(file.parent.name for file in ROOT.glob("molecule/*/molecule.yml"))
 
 

@@ -105,7 +105,7 @@ def _node_row(name, item, now, is_wanted):
     heard = status.get("lastHeartbeatTime")
     silent_s = _silent_s(heard, now) if heard else 0
     silence = [f"its agent has not been heard for {silent_s // 60:.0f} min"] if silent_s > AGENT_SILENT_S else []
-    bad = silence + _bad_paths(paths)
+    bad = _bad_paths(paths)
     # one silent node is that node's trouble; while no remote node at all answers, it is ours; a degraded path answers
     probed, answered = (sum(paths.get(state) or 0 for state in states) for states in (STATES, ANSWERING))
     is_cut_off = bool(probed) and not answered
@@ -118,7 +118,7 @@ def _node_row(name, item, now, is_wanted):
         "device": ",".join(device["name"] for device in status.get("devices") or ()),
         "paths": f"{answered}/{probed}" if paths else "",
         "overlay": {peer["name"]: _overlay_of(peer) for peer in status.get("peers") or ()},
-        "reason": reason or "; ".join(bad),
+        "reason": reason or "; ".join(silence + bad),
     }
 
 

@@ -15,6 +15,7 @@ from clustermeshd.kube import resources
 from clustermeshd.kube.access import from_file
 from clustermeshd.kube.client import Client
 from clustermeshd.kube.errors import NotFound
+from clustermeshd.plan import overlay_status
 from clustermeshd.plan.overlay_status import Summary
 from conftest import kubectl
 
@@ -55,7 +56,7 @@ def test_an_unchanged_node_is_written_again_only_for_its_heartbeat(api: ControlP
 
 
 def test_a_heartbeat_needs_no_news(api: ControlPlane, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(status, "_HEARTBEAT_S", 1.5)
+    monkeypatch.setattr(overlay_status, "HEARTBEAT_S", 1.5)
     monkeypatch.setattr(status, "_SPACING_S", 0.1)
     kubectl(api, "apply", "-f", "-", stdin=json.dumps(NODE))
 

@@ -13,6 +13,7 @@ from time import process_time
 import pytest
 import yaml
 from ansible_collections.clustermesh.core.plugins.module_utils import _access, _info, _overlap, _pairs, _preflight
+from clustermeshd.plan.overlay_status import SILENT_S
 
 
 def facts(name: str, **changes) -> dict:
@@ -314,6 +315,24 @@ def test_an_agent_that_is_not_heard_is_told_and_a_wanted_one_is_not_ready(age_s,
     status = {"conditions": [{"type": "Ready", "status": "True"}], "lastHeartbeatTime": heard}
     (row,) = _info.node_rows([{"metadata": {"name": "n1"}, "status": status}], wanted, RENEWED)
     assert (row["ready"], row["reason"]) == (is_ready, reason)
+
+
+def test_a_node_that_is_cut_off_and_silent_says_both():
+    status = {
+        "conditions": [{"type": "Ready", "status": "True"}],
+        "paths": {"unknown": 2},
+        "lastHeartbeatTime": (RENEWED - timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+    (row,) = _info.node_rows([{"metadata": {"name": "n1"}, "status": status}], [], RENEWED)
+    assert row["ready"] is False
+    assert row["reason"].split("; ") == [
+        "its agent has not been heard for 60 min",
+        "no probe to a remote node has been answered yet",
+    ]
+
+
+def test_the_collection_and_the_daemon_give_an_agent_the_same_time():
+    assert _info.AGENT_SILENT_S == SILENT_S
 
 
 def test_a_node_without_agent_is_a_row_that_says_so():

@@ -24,7 +24,6 @@ from clustermeshd.plan.paths import PathSummary
 _LOG = logging.getLogger(__name__)
 _SPACING_S = 3.0  # an API server need not hear of every step of a roll-out
 _LONGEST_RETRY_S = 60.0
-_HEARTBEAT_S = 300.0  # as kubelets do with the status of an unchanged Node; readers give three of them
 
 
 class StatusWriter:
@@ -86,7 +85,7 @@ class StatusWriter:
             made = msgspec.structs.replace(made, last_heartbeat_time=now)
             body = {**self._identity(), "status": msgspec.to_builtins(made)}
             await self._apply(body, subresource="status")
-            self._beat_at = self._clock() + _HEARTBEAT_S * random.uniform(0.9, 1.1)  # noqa: S311  # spread, no secret
+            self._beat_at = self._clock() + overlay_status.HEARTBEAT_S * random.uniform(0.9, 1.1)  # noqa: S311  # spread, no secret
         self._written = made
 
     async def _create(self, node: objects.Node) -> objects.MeshNodeStatus:

@@ -18,9 +18,9 @@ from clustermeshd.kube import objects, resources
 from clustermeshd.kube.client import Client
 from clustermeshd.kube.errors import Forbidden, NotFound
 from clustermeshd.model import names
+from clustermeshd.plan.overlay_status import SILENT_S
 
 EXPIRY_WARNING = timedelta(days=7)
-_SILENT_AGENT = timedelta(minutes=15)  # three heartbeats
 _LEASE_GRACE_S = 60  # clocks of people's machines differ from the leader's
 
 
@@ -218,9 +218,9 @@ def node_problems(node: objects.MeshNode, now: datetime) -> Iterator[Problem]:
     """What an agent says of its node, and its bad paths; an agent that says nothing any more."""
     name = f"node {node.metadata.name}"
     heard = parse_time(node.status.last_heartbeat_time)
-    if heard is not None and now - heard > _SILENT_AGENT:
-        minutes = (now - heard).total_seconds() // 60
-        told = f"its agent was last heard {minutes:.0f} min ago: routes stay as they were then, and nothing follows"
+    silent_s = (now - heard).total_seconds() if heard is not None else 0.0
+    if silent_s > SILENT_S:
+        told = f"its agent was last heard {silent_s // 60:.0f} min ago: routes stay as they were, nothing follows"
         yield Problem("error", name, "AgentSilent", told, fix("AgentSilent"))
     ready = condition(node.status.conditions, "Ready")
     for found in node.status.problems or ():

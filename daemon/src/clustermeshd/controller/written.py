@@ -30,16 +30,7 @@ def summary(thing: objects.EndpointSlice | objects.Endpoints) -> Written:
 
 
 def _kept(meta: objects.Metadata) -> objects.Metadata:
-    return objects.Metadata(
-        name=meta.name,
-        namespace=meta.namespace,
-        uid=meta.uid,
-        resource_version=meta.resource_version,
-        labels=meta.labels,
-        annotations=meta.annotations,
-        owner_references=meta.owner_references,
-        finalizers=meta.finalizers,
-    )
+    return msgspec.structs.replace(meta, generation=0, creation_timestamp=None, deletion_timestamp=None)
 
 
 def digest(thing: objects.EndpointSlice | objects.Endpoints) -> bytes:

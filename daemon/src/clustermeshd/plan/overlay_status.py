@@ -22,6 +22,9 @@ from clustermeshd.plan.overlay import Desired
 from clustermeshd.plan.overlay_claims import Problem
 from clustermeshd.plan.paths import PathSummary
 
+HEARTBEAT_S = 300.0  # as kubelets do with the status of an unchanged Node
+SILENT_S = 3 * HEARTBEAT_S
+"""An agent that was not heard for so long does not run."""
 _MOST_PROBLEMS = 20  # as the CRD allows
 
 
