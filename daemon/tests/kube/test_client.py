@@ -232,6 +232,25 @@ async def test_a_writer_writes_only_differences_and_removes_only_its_own(api):
             await to.get(resources.ENDPOINTS, "w", "default")
 
 
+async def test_a_write_of_which_only_metadata_is_read_is_answered_with_no_more(api, monkeypatch):
+    answers = []
+
+    async def request(self, *arguments, **options):
+        answers.append(await whole(self, *arguments, **options))
+        return answers[-1]
+
+    whole = Client.request
+    monkeypatch.setattr(Client, "request", request)
+    wanted = objects.Endpoints(metadata=objects.Metadata(name="bare", namespace="default"), subsets=())
+    async with client(api) as to:
+        writer = Writer(to, "test")
+        version = await writer.write(resources.ENDPOINTS, wanted, actual=None)
+        actual = objects.Object(metadata=msgspec.structs.replace(wanted.metadata, resource_version=version))
+        await writer.replace(resources.ENDPOINTS, wanted, actual=actual, annotations=())
+        await to.get(resources.ENDPOINTS, "bare", "default")
+    assert [json.loads(answer)["kind"] for answer in answers] == [*["PartialObjectMetadata"] * 2, "Endpoints"]
+
+
 async def test_what_is_replaced_keeps_what_others_added_and_is_applied_where_somebody_wrote_in_between(api):
     def wanted(ip: str, **annotations: str) -> objects.Endpoints:
         meta = objects.Metadata(

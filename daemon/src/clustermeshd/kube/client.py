@@ -15,7 +15,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ import aiohttp
 import msgspec
 
 from clustermeshd.kube import access as accesses
-from clustermeshd.kube import errors, objects
+from clustermeshd.kube import bodies, errors, objects
 from clustermeshd.kube.access import Access
 from clustermeshd.kube.resources import Resource
 from clustermeshd.model.errors import MeshError
@@ -32,11 +32,8 @@ _PAGE = 100  # objects; a slice has a hundred endpoints, and what a page takes i
 _LOG = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=objects.Object)
-S = TypeVar("S")
 
 APPLY = "application/apply-patch+yaml"
-_JSON = "application/json"
-_BARE = f"{_JSON};as=PartialObjectMetadata;g=meta.k8s.io;v=v1, {_JSON}"  # where only metadata is read of an answer
 _MAX_BODY = 64 << 20  # bytes of one answer (a page of a list)
 _MAX_LINE = 8 << 20  # bytes of one watch event; etcd holds 1.5 MiB an object
 _MAX_REQUEST_S = 300.0  # a page over a very slow line
@@ -118,7 +115,7 @@ class Client:
 
     async def get(self, resource: Resource[T], name: str, namespace: str | None = None) -> T:
         body = await self.request("GET", resource.path(namespace, name))
-        return _decode(body, resource.type, f"{resource.kind} {name}")
+        return bodies.decode(body, resource.type, f"{resource.kind} {name}")
 
     async def list(
         self,
@@ -173,7 +170,7 @@ class Client:
                     raise
                 limit = max(1, limit // 8)
                 continue
-            page = _page(body, resource, decoder, max_object_bytes, on_skip or _log_skip(resource))
+            page = bodies.page(body, resource, decoder, max_object_bytes, on_skip or bodies.log_skip(resource))
             yield page
             count += len(page.items or ())
             empty = 0 if page.items else empty + 1
@@ -197,24 +194,24 @@ class Client:
         force: bool = True,
     ) -> T:
         """Server-side apply (KEP-555): creates or brings the fields of ``body`` about, owned by ``manager``."""
-        document = _document(resource, body)
+        document = bodies.document(resource, body)
         answer = await self.request(
             "PATCH",
             resource.path(namespace, name, subresource),
             query={"fieldManager": manager, "force": str(force).lower()},
             body=document,
             content_type=APPLY,
-            accept=_accept(resource),
+            accept=bodies.accept(resource),
         )
-        return _decode(answer, resource.type, f"{resource.kind} {name}")
+        return bodies.decode(answer, resource.type, f"{resource.kind} {name}")
 
     async def create(
         self, resource: Resource[T], body: Mapping[str, Any] | objects.Object, namespace: str | None = None
     ) -> T:
         answer = await self.request(
-            "POST", resource.path(namespace), body=_document(resource, body), accept=_accept(resource)
+            "POST", resource.path(namespace), body=bodies.document(resource, body), accept=bodies.accept(resource)
         )
-        return _decode(answer, resource.type, resource.kind)
+        return bodies.decode(answer, resource.type, resource.kind)
 
     async def replace(
         self,
@@ -230,10 +227,10 @@ class Client:
             "PUT",
             resource.path(namespace, name),
             query={"fieldManager": manager} if manager else None,
-            body=_document(resource, body),
-            accept=_accept(resource),
+            body=bodies.document(resource, body),
+            accept=bodies.accept(resource),
         )
-        return _decode(answer, resource.type, f"{resource.kind} {name}")
+        return bodies.decode(answer, resource.type, f"{resource.kind} {name}")
 
     async def delete(
         self,
@@ -275,8 +272,8 @@ class Client:
         *,
         query: Mapping[str, str] | None = None,
         body: bytes | None = None,
-        content_type: str = _JSON,
-        accept: str = _JSON,
+        content_type: str = bodies.JSON,
+        accept: str = bodies.JSON,
     ) -> bytes:
         """Body of a successful answer; every failure as an error of the tree."""
         what = f"{method} {path}"
@@ -301,7 +298,7 @@ class Client:
             sock_read=idle_timeout_s,
         )
         what = f"WATCH {path}"
-        async with self._open("GET", path, query, None, _JSON, _JSON, limits) as response:
+        async with self._open("GET", path, query, None, bodies.JSON, bodies.JSON, limits) as response:
             if response.status >= 300:
                 content = await _read(response, what)
                 raise errors.of_status(response.status, content, what, retry_after=response.headers.get("Retry-After"))
@@ -458,57 +455,3 @@ async def _read(response: aiohttp.ClientResponse, what: str) -> bytes:
 def _selectors(label_selector: str | None, field_selector: str | None) -> dict[str, str]:
     pairs = (("labelSelector", label_selector), ("fieldSelector", field_selector))
     return {key: value for key, value in pairs if value}
-
-
-def _accept(resource: Resource[Any]) -> str:
-    return _BARE if resource.type is objects.Object else _JSON
-
-
-def _document(resource: Resource[Any], body: Mapping[str, Any] | objects.Object) -> bytes:
-    kind = {"apiVersion": resource.api_version, "kind": resource.kind}
-    if isinstance(body, Mapping):
-        return msgspec.json.encode({**kind, **body})
-    return msgspec.json.encode(kind)[:-1] + b"," + msgspec.json.encode(body)[1:]
-
-
-def _decode(body: bytes, kind: type[S], what: str) -> S:
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except errors.UNDECODABLE as error:
-        raise errors.Rejected("AnswerInvalid", str(error), where=what, fix="is this a Kubernetes API?") from error
-
-
-def _page(
-    body: bytes,
-    resource: Resource[T],
-    decoder: msgspec.json.Decoder[objects.ObjectList[T]],
-    max_object_bytes: int,
-    on_skip: Callable[[str, str], None],
-) -> objects.ObjectList[T]:
-    """A page at once where it can be, else object by object: what is too large or does not decode is left out."""
-    if len(body) <= max_object_bytes:
-        with suppress(*errors.UNDECODABLE):
-            return decoder.decode(body)
-    raw = _decode(body, objects.RawList, resource.kind)
-    items = []
-    for item in raw.items or ():
-        if len(memoryview(item)) > max_object_bytes:
-            on_skip(key_of(item), f"{len(memoryview(item))} bytes")
-            continue
-        try:
-            items.append(msgspec.json.decode(item, type=resource.type))
-        except errors.UNDECODABLE as error:
-            on_skip(key_of(item), str(error))
-    return objects.ObjectList(metadata=raw.metadata, items=tuple(items))
-
-
-def key_of(item: msgspec.Raw) -> str:
-    """Key of an object that did not decode, or ""."""
-    try:
-        return msgspec.json.decode(item, type=objects.Object).key
-    except errors.UNDECODABLE:
-        return ""
-
-
-def _log_skip(resource: Resource[Any]) -> Callable[[str, str], None]:
-    return lambda key, why: _LOG.warning("%s %s left out: %s", resource.kind, key, why)

@@ -24,7 +24,8 @@ from typing import Any, Generic, Literal, TypeVar
 import msgspec
 
 from clustermeshd.kube import objects
-from clustermeshd.kube.client import Client, key_of
+from clustermeshd.kube.bodies import key_of
+from clustermeshd.kube.client import Client
 from clustermeshd.kube.errors import UNDECODABLE, Expired, NotFound, of_status
 from clustermeshd.kube.resources import Resource
 from clustermeshd.model.errors import MeshError
