@@ -17,9 +17,19 @@ from clustermeshd.kube.client import Client
 from clustermeshd.kube.resources import Resource
 from clustermeshd.model import names
 
-from bench import federation
-from bench.federation import NAMESPACE, Clusters, Size, client_of, clusters
+from bench.federation import (
+    NAMESPACE,
+    Clusters,
+    Size,
+    client_of,
+    clusters,
+    federated_bodies,
+    peer_bodies,
+    remote_bodies,
+)
 from bench.simulated import SimulatedClusters, Stored
+
+_LOCAL = "local"
 
 Arrived = Callable[[str, str, float], None]
 """Gets the name of a slice of ours, its last-change annotation, and when it was seen."""
@@ -97,7 +107,6 @@ class SimulatedServers:
     def __init__(self, made: SimulatedClusters, size: Size) -> None:
         self.kubeconfig = made.kubeconfig(_LOCAL)
         self._made, self._size = made, size
-        self._arrived: Arrived = lambda *_: None
 
     def writes(self) -> int:
         return self._made.writes[_LOCAL]
@@ -108,44 +117,39 @@ class SimulatedServers:
     def run(self, work: Coroutine[Any, Any, None]) -> None:
         self._made.run(work)
 
-    def wrote(self, cluster: str, plural: str, thing: Stored) -> None:
-        """To be told of every write."""
-        if cluster == _LOCAL and plural == resources.ENDPOINT_SLICES.plural:
-            annotations = thing.metadata.get("annotations") or {}
-            trigger = annotations.get(names.LAST_CHANGE_TRIGGER, "")
-            self._arrived(thing.metadata["name"], trigger, time.perf_counter())
-
     async def fill(self) -> None:
         """Everything that ``Clusters.fill`` and ``Clusters.join`` make."""
         for cluster in (_LOCAL, *_remotes(self._size)):
             spaces = [{"metadata": {"name": name}} for name in ("default", "kube-system", NAMESPACE)]
             self._store(cluster, resources.NAMESPACES, spaces)
         for number, cluster in enumerate(_remotes(self._size)):
-            for resource, bodies in federation.remote_bodies(self._size, number).items():
+            for resource, bodies in remote_bodies(self._size, number).items():
                 self._store(cluster, resource, bodies)
-            for resource, body in federation.peer_bodies(number, self._made.kubeconfig(cluster)).items():
+            for resource, body in peer_bodies(number, self._made.kubeconfig(cluster)).items():
                 self._store(_LOCAL, resource, [body])
-        self._store(_LOCAL, resources.SERVICES, federation.federated_bodies(self._size))
+        self._store(_LOCAL, resources.SERVICES, federated_bodies(self._size))
 
     def _store(self, cluster: str, resource: Resource[Any], bodies: Any) -> None:
         for body in bodies:
-            self._made.store(cluster, resource.path(body["metadata"].get("namespace")), [body])
+            self._made.store(cluster, resource.path(body["metadata"].get("namespace")), body)
 
     @contextlib.asynccontextmanager
     async def session(self, arrived: Arrived) -> AsyncIterator[Session]:
-        self._arrived = arrived
         path = resources.ENDPOINT_SLICES.path(NAMESPACE)
         found = [
             msgspec.json.decode(thing.raw, type=objects.EndpointSlice) for thing in self._made.stored(_LOCAL, path)
         ]
 
+        def on_write(cluster: str, plural: str, thing: Stored) -> None:
+            if cluster == _LOCAL and plural == resources.ENDPOINT_SLICES.plural:
+                trigger = (thing.metadata.get("annotations") or {}).get(names.LAST_CHANGE_TRIGGER, "")
+                arrived(thing.metadata["name"], trigger, time.perf_counter())
+
         async def change(remote: int, body: dict[str, Any]) -> None:
-            self._made.store(_remotes(self._size)[remote], path, [body])
+            self._made.store(_remotes(self._size)[remote], path, body)
 
+        self._made.on_write = on_write
         yield Session(_by_address(found), change)
-
-
-_LOCAL = "local"
 
 
 def _remotes(size: Size) -> list[str]:
@@ -168,13 +172,7 @@ def servers(size: Size, *, is_simulated: bool) -> Iterator[tuple[Servers, Path]]
         return
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        told: list[SimulatedServers] = []
-        simulated = stack.enter_context(
-            SimulatedClusters(
-                [_LOCAL, *_remotes(size)], directory, on_write=lambda *what: [s.wrote(*what) for s in told]
-            )
-        )
-        made_up = SimulatedServers(simulated, size)
-        made_up.run(made_up.fill())
-        told.append(made_up)
-        yield made_up, directory
+        simulated = stack.enter_context(SimulatedClusters([_LOCAL, *_remotes(size)], directory))
+        stored = SimulatedServers(simulated, size)
+        stored.run(stored.fill())
+        yield stored, directory

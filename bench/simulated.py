@@ -15,7 +15,7 @@ import ssl
 import threading
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote
@@ -24,7 +24,7 @@ import msgspec
 from aiohttp import web
 from clustermesh_lab.pki import Authority
 
-_OBJECT = re.compile(r"(/api/v1|/apis/[^/]+/[^/]+)(?:/namespaces/([^/]+))?/([^/]+)(?:/([^/]+))?(?:/(status))?")
+_OBJECT = re.compile(r"(/api/v1|/apis/[^/]+/[^/]+)(?:/namespaces/([^/]+))?/([^/]+)(?:/([^/]+))?(?:/status)?")
 _GROUPS = {
     "/apis/clustermesh.io/v1alpha1": (("RemoteClusterConfiguration", "remoteclusterconfigurations", False),),
     "/apis/apiextensions.k8s.io/v1": (("CustomResourceDefinition", "customresourcedefinitions", False),),
@@ -40,7 +40,7 @@ _GROUPS = {
         ("ServiceAccount", "serviceaccounts", True),
     ),
 }
-_HISTORY = 20_000  # events of a collection that a watch may still ask for
+_HISTORY = 2_000  # events of a collection that a watch may still ask for
 
 T = TypeVar("T")
 
@@ -66,45 +66,52 @@ class _Collection:
             watch.put_nowait((version, kind, thing))
 
 
+class _Place(NamedTuple):
+    """What a path leads to; "" for what it has not."""
+
+    group: str
+    namespace: str
+    plural: str
+    name: str
+
+
 class _Cluster:
     """What one of the servers stores; not to be touched but in its loop once it serves."""
 
-    def __init__(self, wrote: Callable[[str, Stored], None]) -> None:
+    def __init__(self) -> None:
         self.version = 1
-        self._wrote = wrote
         self._collections: dict[str, _Collection] = {}
 
-    def collection(self, group: str, plural: str) -> _Collection:
-        return self._collections.setdefault(f"{group}/{plural}", _Collection())
+    def collection(self, place: _Place) -> _Collection:
+        return self._collections.setdefault(f"{place.group}/{place.plural}", _Collection())
 
-    def write(self, path: str, body: dict[str, Any]) -> Stored:
+    def write(self, place: _Place, body: dict[str, Any]) -> Stored:
         """Creates or merges; fields of ``body`` may be ``msgspec.Raw``."""
-        group, namespace, plural, name, _ = _parsed(path)
         metadata = body.pop("metadata", None) or {}
         metadata = msgspec.json.decode(metadata) if isinstance(metadata, msgspec.Raw) else metadata
-        collection = self.collection(group, plural)
-        key = (namespace, name or metadata.get("name") or f"{metadata.get('generateName', '')}{self.version}")
+        collection = self.collection(place)
+        key = (
+            place.namespace,
+            place.name or metadata.get("name") or f"{metadata.get('generateName', '')}{self.version}",
+        )
         before = collection.objects.get(key)
         self.version += 1
         known: dict[str, Any] = before.metadata if before else _born()
         kept = msgspec.json.decode(before.raw, type=dict[str, msgspec.Raw]) if before else {}
         made = {**known, **metadata, "name": key[1], "uid": known["uid"], "resourceVersion": str(self.version)}
-        if namespace:
-            made["namespace"] = namespace
+        if place.namespace:
+            made["namespace"] = place.namespace
         thing = Stored(made, msgspec.json.encode({**kept, **body, **_completed(body, made), "metadata": made}))
         collection.objects[key] = thing
         collection.tell(self.version, "MODIFIED" if before else "ADDED", thing)
-        self._wrote(plural, thing)
         return thing
 
-    def delete(self, path: str) -> Stored | None:
-        group, namespace, plural, name, _ = _parsed(path)
-        collection = self.collection(group, plural)
-        thing = collection.objects.pop((namespace, name), None)
+    def delete(self, place: _Place) -> Stored | None:
+        collection = self.collection(place)
+        thing = collection.objects.pop((place.namespace, place.name), None)
         if thing is not None:
             self.version += 1
             collection.tell(self.version, "DELETED", thing)
-            self._wrote(plural, thing)
         return thing
 
 
@@ -114,13 +121,11 @@ class SimulatedClusters:
     ``on_write`` gets cluster, plural and object of each, in the thread that serves.
     """
 
-    def __init__(
-        self, names: Sequence[str], directory: Path, *, on_write: Callable[[str, str, Stored], None] | None = None
-    ) -> None:
+    def __init__(self, names: Sequence[str], directory: Path) -> None:
         self.writes: Counter[str] = Counter()
-        self._on_write = on_write
+        self.on_write: Callable[[str, str, Stored], None] = lambda *_: None
         self._authority = Authority(directory / "pki", "simulated")
-        self._clusters = {name: _Cluster(self._wrote(name)) for name in names}
+        self._clusters = {name: _Cluster() for name in names}
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
         self._serves = threading.Event()
         self._port = 0
@@ -138,34 +143,20 @@ class SimulatedClusters:
         """Does something in the thread that serves."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    def store(self, name: str, path: str, bodies: Iterable[dict[str, Any]]) -> None:
-        """Writes objects into a collection; nothing that is counted. To be called from the thread that serves."""
-        before = self.writes[name]
-        for body in bodies:
-            self._clusters[name].write(f"{path}/{body['metadata']['name']}", {**body})
-        self.writes[name] = before
+    def store(self, name: str, collection: str, body: dict[str, Any]) -> None:
+        """Writes an object, which is no request. To be called from the thread that serves."""
+        self._clusters[name].write(_place(collection), {**body})
 
-    def stored(self, name: str, path: str) -> list[Stored]:
+    def stored(self, name: str, collection: str) -> list[Stored]:
         """Objects of a collection."""
-        group, namespace, plural, *_ = _parsed(path)
-        return [
-            thing
-            for key, thing in self._clusters[name].collection(group, plural).objects.items()
-            if key[0] == namespace
-        ]
+        place = _place(collection)
+        found = self._clusters[name].collection(place).objects
+        return [thing for (namespace, _), thing in found.items() if namespace == place.namespace]
 
     def kubeconfig(self, name: str) -> Path:
         """Access to one of them."""
         url = f"https://127.0.0.1:{self._port}/{name}"
         return self._authority.kubeconfig(f"client-{name}", url, "admin", ["system:masters"], context=name)
-
-    def _wrote(self, name: str) -> Callable[[str, Stored], None]:
-        def wrote(plural: str, thing: Stored) -> None:
-            self.writes[name] += 1
-            if self._on_write is not None:
-                self._on_write(name, plural, thing)
-
-        return wrote
 
     async def _serve(self) -> None:
         certificate, key = self._authority.issue("server", "simulated", names=["127.0.0.1"])
@@ -183,46 +174,52 @@ class SimulatedClusters:
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         _, name, rest = unquote(request.path).split("/", 2)
         cluster, path = self._clusters[name], f"/{rest}"
+        if (known := _discovery(path)) is not None:
+            return _json(200, known)
+        if _OBJECT.fullmatch(path) is None or "projectcalico" in path:
+            return _json(404)
+        place = _place(path)
         if request.method == "GET":
             if "watch" in request.query:
-                return await _watch(request, cluster, path)
-            return _json(*_read(cluster, path, request.query))
-        found = _OBJECT.fullmatch(path)
-        if found is None or not _is_served(path):
-            return _json(404)
+                return await _watch(request, cluster, place)
+            return _read(cluster, place, request.query)
         if request.method == "DELETE":
-            gone = cluster.delete(path)
-            return _json(404) if gone is None else _json(200, gone.raw)
-        body = msgspec.json.decode(await request.read(), type=dict[str, msgspec.Raw])
-        thing = cluster.write(path, dict(body))
+            thing = cluster.delete(place)
+            if thing is None:
+                return _json(404)
+        else:
+            body = msgspec.json.decode(await request.read(), type=dict[str, msgspec.Raw])
+            thing = cluster.write(place, dict(body))
+        self.writes[name] += 1
+        self.on_write(name, place.plural, thing)
         is_bare = "PartialObjectMetadata" in request.headers.get("Accept", "")
         return _json(200, msgspec.json.encode({"metadata": thing.metadata}) if is_bare else thing.raw)
 
 
-def _read(cluster: _Cluster, path: str, query: Any) -> tuple[int, bytes]:  # a multidict
-    if path in _GROUPS:
-        resources = [{"kind": k, "name": p, "namespaced": n} for k, p, n in _GROUPS[path]]
-        return 200, json.dumps({"resources": resources}).encode()
+def _discovery(path: str) -> bytes | None:
     if path == "/version":
-        return 200, b'{"gitVersion": "v1.36.0", "major": "1", "minor": "36"}'
-    if _OBJECT.fullmatch(path) is None or not _is_served(path):
-        return 404, b""
-    group, namespace, plural, name, _ = _parsed(path)
-    collection = cluster.collection(group, plural)
-    if name:
-        found = collection.objects.get((namespace, name))
-        return (404, b"") if found is None else (200, found.raw)
-    chosen = _chooser(namespace, query)
-    items = b",".join(thing.raw for thing in collection.objects.values() if chosen(thing))
-    return 200, b'{"metadata":{"resourceVersion":"%d"},"items":[%b]}' % (cluster.version, items)
+        return b'{"gitVersion": "v1.36.0", "major": "1", "minor": "36"}'
+    if path not in _GROUPS:
+        return None
+    resources = [{"kind": k, "name": p, "namespaced": n} for k, p, n in _GROUPS[path]]
+    return json.dumps({"resources": resources}).encode()
 
 
-async def _watch(request: web.BaseRequest, cluster: _Cluster, path: str) -> web.StreamResponse:
-    if _OBJECT.fullmatch(path) is None or not _is_served(path):
-        return _json(404)
-    group, namespace, plural, _, _ = _parsed(path)
-    collection, chosen = cluster.collection(group, plural), _chooser(namespace, request.query)
+def _read(cluster: _Cluster, place: _Place, query: Mapping[str, str]) -> web.Response:
+    found = cluster.collection(place).objects
+    if place.name:
+        thing = found.get((place.namespace, place.name))
+        return _json(404) if thing is None else _json(200, thing.raw)
+    chosen = _chooser(place.namespace, query)
+    items = b",".join(thing.raw for thing in found.values() if chosen(thing))
+    return _json(200, b'{"metadata":{"resourceVersion":"%d"},"items":[%b]}' % (cluster.version, items))
+
+
+async def _watch(request: web.BaseRequest, cluster: _Cluster, place: _Place) -> web.StreamResponse:
+    collection, chosen = cluster.collection(place), _chooser(place.namespace, request.query)
     since = int(request.query.get("resourceVersion") or cluster.version)
+    if len(collection.events) == _HISTORY and collection.events[0][0] > since + 1:
+        return _json(410)
     queue: asyncio.Queue[tuple[int, str, Stored]] = asyncio.Queue()
     for event in collection.events:
         if event[0] > since:
@@ -240,7 +237,7 @@ async def _watch(request: web.BaseRequest, cluster: _Cluster, path: str) -> web.
         collection.watches.discard(queue)
 
 
-def _chooser(namespace: str, query: Any) -> Callable[[Stored], bool]:  # a multidict
+def _chooser(namespace: str, query: Mapping[str, str]) -> Callable[[Stored], bool]:
     terms = [term.partition("=") for term in query.get("labelSelector", "").split(",") if term]
     field = query.get("fieldSelector", "").partition("metadata.name=")[2]
 
@@ -259,17 +256,11 @@ def _chooser(namespace: str, query: Any) -> Callable[[Stored], bool]:  # a multi
     return chosen
 
 
-def _parsed(path: str) -> tuple[str, str, str, str, str]:
-    """Group and version, namespace, plural, name and subresource of a path; "" for what it has not."""
+def _place(path: str) -> _Place:
     found = _OBJECT.fullmatch(path)
     if found is None:
         raise ValueError(path)
-    group, namespace, plural, name, subresource = (part or "" for part in found.groups())
-    return group, namespace, plural, name, subresource
-
-
-def _is_served(path: str) -> bool:
-    return "projectcalico" not in path
+    return _Place(*(part or "" for part in found.groups()))
 
 
 def _born() -> dict[str, Any]:
@@ -287,6 +278,4 @@ def _completed(body: dict[str, Any], metadata: dict[str, Any]) -> dict[str, Any]
 
 
 def _json(status: int, body: bytes = b"") -> web.Response:
-    return web.Response(
-        status=status, body=body or b'{"message":"not found"}', headers={"Content-Type": "application/json"}
-    )
+    return web.Response(status=status, body=body or b"{}", headers={"Content-Type": "application/json"})
