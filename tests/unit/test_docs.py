@@ -23,7 +23,7 @@ PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 # what can become a reason of a RemoteClusterConfiguration, of an object refused, or of an Event
 JUDGES = [
     *sorted((SOURCES / "controller").glob("*.py")),
-    *(SOURCES / "kube" / name for name in ("access.py", "client.py", "errors.py")),
+    *sorted((SOURCES / "kube").glob("*.py")),
     *(
         SOURCES / "plan" / name
         for name in (
