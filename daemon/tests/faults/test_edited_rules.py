@@ -11,8 +11,9 @@ from kernel_topology import Namespace, Topology
 pytestmark = pytest.mark.faults
 EDITS = {
     "guard lets all in": ("inner", "counter drop", "counter accept"),
+    "guard that looks at another port": ("guard", "dport 4790", "dport 4791"),
     "exemption for another set": ("exempt", "ip daddr @remote_pods4", "ip daddr @local_pods4"),
-    "clamp that clamps nothing": ("clamp", "maxseg size > 1410", "maxseg size > 65000"),
+    "clamp that clamps nothing": ("mss", "maxseg size > 1410", "maxseg size > 65000"),
 }
 
 

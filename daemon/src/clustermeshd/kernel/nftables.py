@@ -3,21 +3,23 @@
 * ``exempt`` (nat, before every CNI's masquerade): a local pod keeps its address towards remote pods by a snat to its
   own address, which ends NAT for the connection whatever rule would come later. What else leaves by a mesh device gets
   the tunnel address, because nothing else of this node is routed back.
-* ``clamp``: TCP segments that fit the tunnel, both ways, for paths that drop "fragmentation needed".
-* ``guard``: a tunnel packet is dropped unless its outer source is a known remote node and its inner source belongs to
-  that very node; pods may not send tunnel packets themselves (their node's masquerade would lend them its address);
-  and what leaves the tunnel may only go to pods of this node or its tunnel address.
+* ``clamp``: TCP segments that fit the tunnel, both ways (``mss``), for paths that drop "fragmentation needed".
+* ``guard``: a tunnel packet (``outer``) is dropped unless its outer source is a known remote node and its inner source
+  belongs to that very node (``inner``); pods may not send tunnel packets themselves (their node's masquerade would lend
+  them its address); and what ``arrived`` through the tunnel may only go to pods of this node or its tunnel address.
 
-No rule accepts: every packet still meets the CNI's and the host's own rules.
+No rule accepts: every packet still meets the CNI's and the host's own rules. What hangs at a hook is met by every packet
+of the node and costs each of them, so there stands only the question whether a packet is one for the chains behind it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import chain
+from os.path import commonprefix
 from typing import Final
 
 from clustermeshd.kernel.elements import Sets
@@ -31,8 +33,11 @@ from clustermeshd.model.settings import Dataplane
 _CHAINS: Final = {
     "exempt": ("nat", "postrouting", 90),  # srcnat - 10
     "clamp": ("filter", "forward", -150),  # mangle
+    "mss": None,
     "guard": ("filter", "prerouting", -300),  # raw
+    "outer": None,
     "inner": None,
+    "arrived": None,
 }
 _ETHERTYPE: Final = {4: "0x0800", 6: "0x86dd"}
 _HOOKS: Final = {"prerouting": 0, "forward": 2, "postrouting": 4}  # NF_INET_*
@@ -188,36 +193,43 @@ def _element_commands(name: str, changed: Mapping[str, Collection[Element]]) -> 
 def _rules(tunnels: Iterable[Tunnel], sets: Iterable[str], port: int) -> list[tuple[str, str]]:
     """All rules as (chain, text), chain by chain."""
     tunnels = list(tunnels)
-    exempt, clamp, guard, inner = [], [], [], []
+    chains: dict[str, list[str]] = {chain: [] for chain in _CHAINS}
+    chains["guard"].append(f"udp dport {port} jump outer")
+    chains["outer"].append("fib daddr type != unicast goto inner")  # broadcast and multicast are delivered too
     for family in (4, 6):
         ip = IP[family]
         local, remote = f"@{pods_set('local', family)}", f"@{pods_set('remote', family)}"
-        exempt.append(f"{ip} saddr {local} {ip} daddr {remote} snat {ip} to {ip} saddr")
-        guard.append(f"udp dport {port} {ip} saddr {local} {ip} daddr @{nodes_set(family)} counter drop")
+        chains["exempt"].append(f"{ip} saddr {local} {ip} daddr {remote} snat {ip} to {ip} saddr")
+        chains["outer"].append(f"{ip} saddr {local} {ip} daddr @{nodes_set(family)} counter drop")
+    if tunnels:
+        chains["clamp"].append("tcp flags syn jump mss")
+        chains["guard"].append(f'iifname "{_pattern([tunnel.device for tunnel in tunnels])}" jump arrived')
     for tunnel in tunnels:
         ip, local = IP[tunnel.family], f"@{pods_set('local', tunnel.family)}"
         device = f'"{tunnel.device}"'
         mss = tunnel.mtu - (40 if tunnel.family == 4 else 60)
-        syn = "tcp flags syn tcp option maxseg size"
-        clamp += [
-            f"oifname {device} {syn} set rt mtu",
-            f"iifname {device} {syn} > {mss} tcp option maxseg size set {mss}",
+        chains["mss"] += [
+            f"oifname {device} tcp option maxseg size set rt mtu",
+            f"iifname {device} tcp option maxseg size > {mss} tcp option maxseg size set {mss}",
         ]
         own = ""
         if tunnel.source:
             source = address_text(tunnel.source)
-            exempt.append(f"oifname {device} {ip} saddr != {local} snat {ip} to {source}")
+            chains["exempt"].append(f"oifname {device} {ip} saddr != {local} snat {ip} to {source}")
             own = f" {ip} daddr != {source}"
-        guard.append(f"iifname {device} {ip} daddr != {local}{own} counter drop")
-        inner += [
+        chains["arrived"].append(f"iifname {device} {ip} daddr != {local}{own} counter drop")
+        chains["inner"] += [
             f"@th,96,24 {tunnel.vni} @th,224,16 {_ETHERTYPE[tunnel.family]} {match} return"
             for name in sets
             if peers_inner(name) == tunnel.family and (match := bound_match(name))
         ]
-    guard.append(f"udp dport {port} fib daddr type != unicast jump inner")  # broadcast and multicast are delivered too
-    inner.append("counter drop")
-    chains = {"exempt": exempt, "clamp": clamp, "guard": guard, "inner": inner}
-    return [(chain, text) for chain in _CHAINS for text in chains[chain]]
+    chains["inner"].append("counter drop")
+    return [(chain, text) for chain, texts in chains.items() for text in texts]
+
+
+def _pattern(devices: Sequence[str]) -> str:
+    """Matches all of these names, and perhaps others: a first look."""
+    return devices[0] if len(devices) == 1 else f"{commonprefix(devices)}*"
 
 
 def _in_chain_order(rules: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
