@@ -5,11 +5,11 @@
   the tunnel address, because nothing else of this node is routed back.
 * ``clamp``: TCP segments that fit the tunnel, both ways (``mss``), for paths that drop "fragmentation needed".
 * ``guard``: a tunnel packet (``outer``) is dropped unless its outer source is a known remote node and its inner source
-  belongs to that very node (``inner``); pods may not send tunnel packets themselves (their node's masquerade would lend
-  them its address); and what ``arrived`` through the tunnel may only go to pods of this node or its tunnel address.
+  belongs to that very node (``inner``); pods may not send tunnel packets themselves (their node's masquerade would
+  lend them its address); what ``arrived`` by the tunnel may go to pods of this node or its tunnel address only.
 
-No rule accepts: every packet still meets the CNI's and the host's own rules. What hangs at a hook is met by every packet
-of the node and costs each of them, so there stands only the question whether a packet is one for the chains behind it.
+No rule accepts: every packet still meets the CNI's and the host's own rules. Every packet of the node meets what hangs
+at a hook, so there stands only the question whether a packet is one for the chains behind it.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ def _rules(tunnels: Iterable[Tunnel], sets: Iterable[str], port: int) -> list[tu
 
 def _pattern(devices: Sequence[str]) -> str:
     """Matches all of these names, and perhaps others: a first look."""
-    return devices[0] if len(devices) == 1 else f"{commonprefix(devices)}*"
+    return devices[0] if len(devices) == 1 else f"{commonprefix(devices)}*"  # noqa: RUF071  # no paths
 
 
 def _in_chain_order(rules: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
