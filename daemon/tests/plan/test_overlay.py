@@ -297,6 +297,19 @@ def worlds(draw: st.DrawFn) -> list[RemoteNode]:
 
 
 @settings(max_examples=60)
+@given(worlds())
+def test_what_an_agent_keeps_of_remote_nodes_gives_the_same_plan(world: list[RemoteNode]) -> None:
+    whole = [
+        msgspec.structs.replace(
+            node, metadata=msgspec.structs.replace(node.metadata, uid=f"u{place}", resource_version=str(place))
+        )
+        for place, node in enumerate(world)
+    ]
+    slim = [node.slim() for node in whole]
+    assert plan(*slim) == plan(*whole)
+    assert all(not node.metadata.uid and not node.metadata.resource_version for node in slim)
+
+
 @given(worlds(), st.randoms(use_true_random=False))
 def test_order_and_duplicates_do_not_matter(world: list[RemoteNode], rng: random.Random) -> None:
     shuffled = world * 2

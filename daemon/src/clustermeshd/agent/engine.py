@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from clustermeshd.kernel.conntrack import Scope
-from clustermeshd.kernel.dataplane import Kernel
+from clustermeshd.kernel.dataplane import NOTHING, Kernel
 from clustermeshd.kernel.nftsets import pods_set
 from clustermeshd.kernel.state import Changes, Failure, FdbEntry, KernelState
 from clustermeshd.kube.objects import RemoteNode
@@ -69,7 +69,7 @@ class Engine:
 
     def compare(self, inputs: Inputs) -> tuple[Desired, KernelState, Changes]:
         """Read the kernel and plan against it: the same for a round and for ``--dry-run``."""
-        state = self.kernel.observe()
+        state = self.kernel.observe(self._wanted.marked if self._wanted is not None else NOTHING)
         wanted = self._plan(inputs, state)
         changes = diff(wanted.marked, state.marked)
         self.kernel.confirm(wanted.marked, changes)
@@ -99,8 +99,7 @@ class Engine:
         """Write until nothing differs, or until writing fails."""
         with _undisturbed():
             outcome = self._whole(inputs, is_repair=is_repair)
-        if outcome.written:
-            _trim()
+        _trim()
         return outcome
 
     def _whole(self, inputs: Inputs, *, is_repair: bool) -> Outcome:
@@ -188,7 +187,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 def _trim() -> None:
-    """Give memory back that only a whole plan needed; the allocator of other C libraries than glibc does so itself."""
+    """Give memory back that only a whole round needed; allocators of other C libraries than glibc do so themselves."""
     with suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 

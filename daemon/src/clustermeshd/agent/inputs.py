@@ -38,13 +38,13 @@ class ClusterInputs:
             on_change=when_other(self._touch, lambda node: local_node(node, "")),  # heartbeats rewrite it all the time
         )
         self._remotes: Informer[objects.RemoteNode] = Informer(
-            client, resources.REMOTE_NODES, on_change=self._on_remote
+            client, resources.REMOTE_NODES, on_change=self._on_remote, keep=objects.RemoteNode.slim
         )
         self._mesh_nodes: Informer[objects.MeshNode] = Informer(
             client,
             resources.MESH_NODES,
             field_selector=f"metadata.name={node_name}",
-            on_change=when_other(self._touch, lambda node: node.spec),
+            on_change=self._on_mesh_node,
             keep=objects.MeshNode.told,
         )
         self._pending: dict[str, Change] | None = None  # by name, since the last look; None: look at everything
@@ -136,6 +136,12 @@ class ClusterInputs:
             self._pending[name] = Change(before.old if before else change.old, change.new)
         self._note()
 
+    def _on_mesh_node(self, change: informer.Change[objects.MeshNode]) -> None:
+        """None at all says as much as one with an empty spec, which is what we write ourselves."""
+        old, new = (node or objects.MeshNode() for node in (change.old, change.new))
+        if new.spec != old.spec:
+            self._touch()
+
     async def _identify(self) -> None:
         """The UID of kube-system is the cluster's id; asked for until it is known, since it never changes."""
         delay_s = 0.25
@@ -153,4 +159,4 @@ class ClusterInputs:
     async def _announce(self) -> None:
         """A list without objects changes nothing and still completes the inputs."""
         await self.wait_synced()
-        self._touch()
+        self._changed()

@@ -94,24 +94,30 @@ class Prober:
         }
 
     async def _round(self) -> None:
-        targets, picked, local, self._known = await asyncio.to_thread(self._look, self._turn)
+        bad = {key for key, path in self._paths.items() if path.is_bad}
+        picked, again, local, self._known = await asyncio.to_thread(self._look, self._turn, bad)
         self._bind(local)
         since = time.monotonic() - _HEARD_ROUNDS * self._settings.interval_s
         self._heard = {source: at for source, at in self._heard.items() if at > since and source in self._known}
         self._answers_to = {source: rate for source, rate in self._answers_to.items() if source in self._known}
-        chosen = {target.key: target for target in picked}
         self._turn += 1
-        bad = {key for key, path in self._paths.items() if path.is_bad and key not in chosen}
-        again = (target for target in targets if target.key in bad)  # until it is good, and as many as the sample
-        chosen |= {target.key: target for target in islice(again, self._settings.sample)}
+        chosen = {target.key: target for target in (*picked, *again)}
         self._paths = {key: path for key, path in self._paths.items() if key in chosen}
         await self._probe(list(chosen.values()))
 
-    def _look(self, turn: int) -> tuple[Sequence[Target], list[Target], set[str], set[str]]:
-        """All targets, those of this turn, own addresses and theirs: beside the loop, since there may be many."""
+    def _look(
+        self, turn: int, bad: Collection[tuple[str, str, int]]
+    ) -> tuple[list[Target], list[Target], set[str], set[str]]:
+        """Targets of this turn and those whose path is bad, own addresses and all others'.
+
+        Beside the loop, since there may be many; they are not held any longer than that.
+        """
         targets = self._targets()
+        picked = sample(targets, self._settings.sample, turn)
+        known = {target.key for target in picked}
+        again = (target for target in targets if target.key in bad and target.key not in known)
         addresses = {target.local for target in targets}, {target.address for target in targets}
-        return targets, sample(targets, self._settings.sample, turn), *addresses
+        return picked, list(islice(again, self._settings.sample)), *addresses  # until it is good
 
     async def _rest(self, until: float) -> None:
         """Until the next round, or the next look where there was nobody to ask; meanwhile unknown paths once more."""

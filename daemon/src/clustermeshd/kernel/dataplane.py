@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import chain
 from typing import Any, Final
@@ -32,6 +32,7 @@ from clustermeshd.kernel.state import (
     Report,
     Route,
     Surroundings,
+    found,
     keyed,
 )
 from clustermeshd.model.errors import Refused
@@ -40,6 +41,7 @@ from clustermeshd.model.settings import Dataplane
 _GONE: Final = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL})
 MAC_PREFIX: Final = b"\x0e"  # model.addresses.vtep_mac
 FIRST_NEXTHOP: Final = 1 << 30  # our nexthop ids start here, far above what routing daemons count up to
+NOTHING: Final = Marked()
 _BULK: Final = ("fdb", "neighbours", "nexthops", "routes")
 _ADDRESS_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 
@@ -66,8 +68,11 @@ class Kernel:
 
     # ---- reading
 
-    def observe(self) -> KernelState:
-        """Everything that carries our marks, and the surroundings that a plan must know."""
+    def observe(self, expected: Marked = NOTHING) -> KernelState:
+        """Everything that carries our marks, and the surroundings that a plan must know.
+
+        What is found as ``expected`` is the very same value, or the very same mapping, so that memory holds it once.
+        """
         netlink, settings = self._netlink, self._settings
         all_links, vxlans = links.dump_links(netlink)
         names = {settings.device_of(family) for family in (4, 6)}
@@ -75,10 +80,10 @@ class Kernel:
         everything, ours = addresses.dump_addresses(netlink, all_links, settings.route_protocol)
         devices = {name: vxlans[name] for name in names & vxlans.keys() if self._is_ours(vxlans[name])}
         own = {name: all_links[name].index for name in devices}
-        fdb, neighbours = self._dump_fdb(own), self._dump_neighbours(own)
-        nexthops, foreign_nexthops = self._dump_nexthops(indexes, own)
-        routes, foreign_routes = self._dump_routes(indexes, own)
-        table = self._table.observe()
+        fdb, neighbours = self._dump_fdb(own, expected.fdb), self._dump_neighbours(own, expected.neighbours)
+        nexthops, foreign_nexthops = self._dump_nexthops(indexes, own, expected.nexthops)
+        routes, foreign_routes = self._dump_routes(indexes, own, expected.routes)
+        table = self._table.observe(expected.nft)
         marked = Marked(
             devices=keyed(devices.values()),
             addresses=ours,
@@ -108,47 +113,51 @@ class Kernel:
         family = 4 if device.name == self._settings.device_of(4) else 6
         return device.is_marked or numbers == (self._settings.vni_of(family), self._settings.port, False, MAC_PREFIX)
 
-    def _dump_fdb(self, own: Mapping[str, int]) -> Mapping[object, FdbEntry]:
+    def _dump_fdb(self, own: Mapping[str, int], expected: Mapping[object, FdbEntry]) -> Mapping[object, FdbEntry]:
         dumps = {name: self._dump(messages.RTM_GETNEIGH, messages.dump_fdb(index)) for name, index in own.items()}
 
-        def parse() -> tuple[Mapping[object, FdbEntry], None]:
-            entries = (messages.fdb_entries(found, name, own[name]) for name, found in dumps.items())
-            return keyed(chain.from_iterable(entries)), None
+        def entries() -> Iterator[FdbEntry]:
+            return chain.from_iterable(messages.fdb_entries(dump, name, own[name]) for name, dump in dumps.items())
 
         steady = chain.from_iterable(map(messages.without_ages, dumps.values()))
-        return self._memory.recall("fdb", fingerprint(steady, own), parse)[0]
+        return self._memory.recall("fdb", fingerprint(steady, own), lambda: (found(entries, expected), None))[0]
 
-    def _dump_neighbours(self, own: Mapping[str, int]) -> Mapping[object, Neighbour]:
+    def _dump_neighbours(
+        self, own: Mapping[str, int], expected: Mapping[object, Neighbour]
+    ) -> Mapping[object, Neighbour]:
         dumps = {
             (name, family): self._dump(messages.RTM_GETNEIGH, messages.dump_neighbours(family, index))
             for name, index in own.items()
             for family in _ADDRESS_FAMILIES
         }
 
-        def parse() -> tuple[Mapping[object, Neighbour], None]:
-            entries = (messages.neighbours(found, name, own[name]) for (name, _), found in dumps.items())
-            return keyed(chain.from_iterable(entries)), None
+        def entries() -> Iterator[Neighbour]:
+            return chain.from_iterable(messages.neighbours(dump, name, own[name]) for (name, _), dump in dumps.items())
 
         steady = chain.from_iterable(map(messages.without_ages, dumps.values()))
-        return self._memory.recall("neighbours", fingerprint(steady, own), parse)[0]
+        return self._memory.recall("neighbours", fingerprint(steady, own), lambda: (found(entries, expected), None))[0]
 
     def _dump_nexthops(
-        self, names: Mapping[int, str], own: Mapping[str, int]
+        self, names: Mapping[int, str], own: Mapping[str, int], expected: Mapping[object, Nexthop]
     ) -> tuple[Mapping[object, Nexthop], frozenset[int]]:
         payloads = self._dump(messages.RTM_GETNEXTHOP, messages.DUMP_NEXTHOPS) if self.has_nexthops else []
 
+        foreign = set()
+
+        def ours() -> Iterator[Nexthop]:
+            for protocol, value in messages.nexthops(payloads, names):
+                if protocol == self._mark.protocol and value.id >= FIRST_NEXTHOP:
+                    yield value
+                else:
+                    foreign.add(value.id)
+
         def parse() -> tuple[Mapping[object, Nexthop], frozenset[int]]:
-            found = list(messages.nexthops(payloads, names))
-            ours = [
-                value for protocol, value in found if protocol == self._mark.protocol and value.id >= FIRST_NEXTHOP
-            ]
-            kept = keyed(ours)
-            return kept, frozenset(value.id for _, value in found if value.id not in kept)
+            return found(ours, expected), frozenset(foreign)
 
         return self._memory.recall("nexthops", fingerprint(payloads, own), parse)
 
     def _dump_routes(
-        self, names: Mapping[int, str], own: Mapping[str, int]
+        self, names: Mapping[int, str], own: Mapping[str, int], expected: Mapping[object, Route]
     ) -> tuple[Mapping[object, Route], frozenset[object]]:
         payloads = [
             payload
@@ -156,10 +165,17 @@ class Kernel:
             for payload in self._dump(messages.RTM_GETROUTE, messages.dump_routes(family, self._mark.table))
         ]
 
+        foreign = set()
+
+        def ours() -> Iterator[Route]:
+            for is_ours, route in messages.routes(payloads, self._mark, names):
+                if is_ours:
+                    yield route
+                else:
+                    foreign.add(route.key)
+
         def parse() -> tuple[Mapping[object, Route], frozenset[object]]:
-            found = list(messages.routes(payloads, self._mark, names))
-            foreign = frozenset(route.key for is_ours, route in found if not is_ours)
-            return keyed(route for is_ours, route in found if is_ours), foreign
+            return found(ours, expected), frozenset(foreign)
 
         return self._memory.recall("routes", fingerprint(messages.without_cache(payloads), own), parse)
 

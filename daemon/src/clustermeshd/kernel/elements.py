@@ -34,16 +34,18 @@ class Sets:
         self._netlink, self._table = netlink, table.encode() + b"\0"
         self.memory = Memory()
 
-    def read(self, name: str, *, is_interval: bool) -> Set[Element]:
-        """All elements of a set."""
+    def read(self, name: str, *, is_interval: bool, expected: Set[Element] = frozenset()) -> Set[Element]:
+        """All elements of a set; ``expected`` itself where it is equal, so that memory holds them once."""
         payloads = self._netlink.dump(_GET, self._header(name))
         data = b"".join(attributes(payload, 4).get(_ELEMENTS, b"") for payload in payloads)
 
         def parse() -> tuple[Set[Element], None]:
             found = [(key, flags) for key, flags in records(data, _PATHS) if key is not None]
-            if not is_interval:
-                return frozenset(key for key, _ in found), None
-            return frozenset(_paired(sorted((key, flags != _INTERVAL_END) for key, flags in found))), None
+            if is_interval:
+                elements = frozenset(_paired(sorted((key, flags != _INTERVAL_END) for key, flags in found)))
+            else:
+                elements = frozenset(key for key, _ in found)
+            return expected if elements == expected else elements, None
 
         return self.memory.recall(name, fingerprint([data]), parse)[0]
 

@@ -9,7 +9,7 @@ attribute by attribute, so the result never depends on the guess.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Final, NamedTuple, TypeAlias
 
@@ -20,6 +20,7 @@ Span: TypeAlias = tuple[int, int]  # offset and size in bytes
 Values: TypeAlias = tuple[bytes | None, ...]  # in the order they were asked for; None where there is none
 _ATTRIBUTE: Final = struct.Struct("=HH")
 _TYPE_MASK: Final = 0x3FFF
+_AT_ONCE: Final = 1000  # messages: every value of every one of them is in memory at a time
 
 
 class _Layout(NamedTuple):
@@ -40,22 +41,16 @@ class Reader:
     ) -> None:
         self._header, self._paths, self._spans, self._ignored = header, tuple(paths), tuple(spans), tuple(ignored)
 
-    def read(self, messages: Sequence[bytes]) -> list[Values]:
+    def read(self, messages: Iterable[bytes]) -> Iterator[Values]:
         """Of each message the spans first, then the attributes; in any order of messages."""
-        by_length: dict[int, list[bytes]] = {}
-        for message in messages:
-            by_length.setdefault(len(message), []).append(message)
-        found: list[Values] = []
-        for alike in by_length.values():
-            found += self._alike(alike) or map(self._one, alike)
-        return found
+        for alike in _by_length(messages):
+            for start in range(0, len(alike), _AT_ONCE):
+                some = alike[start : start + _AT_ONCE]
+                yield from self._alike(some) or map(self._one, some)
 
-    def steady(self, messages: Sequence[bytes]) -> Iterable[bytes]:
+    def steady(self, messages: Iterable[bytes]) -> Iterable[bytes]:
         """The same messages without what is ignored, as pieces: to tell whether anything has changed."""
-        by_length: dict[int, list[bytes]] = {}
-        for message in messages:
-            by_length.setdefault(len(message), []).append(message)
-        for alike in by_length.values():
+        for alike in _by_length(messages):
             ignored = [_find(alike[0], self._header, len(alike[0]), path) for path in self._ignored]
             layout = _layout(alike[0], [], [span for span in ignored if span])
             if layout is None:
@@ -84,7 +79,14 @@ class Reader:
         return [*self._spans, *(_find(message, self._header, len(message), path) for path in self._paths)]
 
 
-def records(data: bytes, paths: Sequence[Path]) -> list[Values]:
+def _by_length(messages: Iterable[bytes]) -> Collection[list[bytes]]:
+    found: dict[int, list[bytes]] = {}
+    for message in messages:
+        found.setdefault(len(message), []).append(message)
+    return found.values()
+
+
+def records(data: bytes, paths: Sequence[Path]) -> Iterator[Values]:
     """Wanted attributes of every element of an attribute list; in any order of elements."""
     elements = []
     start, end = 0, len(data)

@@ -94,8 +94,8 @@ class Table:
         self._netlink.close()
         self._nft.close()
 
-    def observe(self) -> NftTable | None:
-        """The table as it is; None where there is none."""
+    def observe(self, expected: NftTable | None = None) -> NftTable | None:
+        """The table as it is; None where there is none. Elements found as ``expected`` are the very same set."""
         comment = self._dump.comment()
         if comment is None:
             self.is_foreign = False
@@ -107,11 +107,15 @@ class Table:
             return None
         self.dropped = packets  # nothing else is counted
         ours = {name: kind for name, mark in sets.items() if (kind := set_kind(name)) and kind.mark == mark}
+        likely = expected.elements if expected is not None else {}
         return NftTable(
             chains=frozenset(chains.items()),
             sets=frozenset(sets.items()),
             rules=_in_chain_order([(chain, self._mark(chain, mark, digest)) for chain, mark, digest in rules]),
-            elements={name: self._sets.read(name, is_interval=kind.is_interval) for name, kind in ours.items()},
+            elements={
+                name: self._sets.read(name, is_interval=kind.is_interval, expected=likely.get(name, frozenset()))
+                for name, kind in ours.items()
+            },
         )
 
     def confirm(self, wanted: Mapping[str, Set[Element]]) -> None:

@@ -9,7 +9,7 @@ hold for all of them.
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection, Iterable, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Final, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
@@ -191,8 +191,25 @@ class NftTable:
 ValueT = TypeVar("ValueT", bound=Value)
 
 
-def keyed(values: Iterable[ValueT]) -> Mapping[object, ValueT]:
-    return {value.key: value for value in values}
+def keyed(values: Iterable[ValueT], known: Mapping[object, ValueT] = {}) -> dict[object, ValueT]:
+    """By key. Of a value that is equal to a known one the known one is taken, so that memory holds it once."""
+    found = {}
+    for value in values:
+        key = value.key
+        same = known.get(key)
+        found[key] = same if same == value else value
+    return found
+
+
+def found(values: Callable[[], Iterable[ValueT]], expected: Mapping[object, ValueT]) -> Mapping[object, ValueT]:
+    """By key what there is; ``expected`` itself where it is exactly that."""
+    seen = set()
+    for value in values():
+        same = expected.get(value.key)
+        if same != value:
+            return keyed(values(), expected)
+        seen.add(id(same))
+    return expected if len(seen) == len(expected) else keyed(values(), expected)
 
 
 @dataclass(frozen=True, slots=True)

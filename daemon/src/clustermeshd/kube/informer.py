@@ -90,8 +90,9 @@ class Informer(Generic[T]):
     ``error`` is why the store is not current right now, None while it is. ``served`` is False while the server does
     not know the kind: then it counts as synced and empty, and is asked for again now and then. ``skipped`` counts
     objects that were left out, ``relists`` complete lists after the first. ``keep`` makes of an object what is stored:
-    less of it, or a summary with the same metadata.name, namespace and resourceVersion. ``recognise`` gives what is
-    stored of an object of which nothing but metadata was read, where that is enough to know it.
+    less of it, or a summary with the same metadata.name and namespace; without resourceVersion, what is stored tells
+    itself whether an object has changed. ``recognise`` gives what is stored of an object of which nothing but metadata
+    was read, where that is enough to know it.
     """
 
     def __init__(

@@ -6,6 +6,7 @@ times faster than dicts (docs/decisions/0002). Absent lists decode to empty tupl
 
 from __future__ import annotations
 
+from sys import intern
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -348,6 +349,19 @@ class RemoteNodeSpec(Struct, frozen=True):
 
 class RemoteNode(Object, frozen=True):
     spec: RemoteNodeSpec = RemoteNodeSpec()
+
+    def slim(self) -> RemoteNode:
+        """What a data plane must know, for tens of thousands of them: texts that many have are one in memory."""
+        created, spec = self.metadata.creation_timestamp, self.spec
+        return RemoteNode(
+            metadata=Metadata(name=self.metadata.name, creation_timestamp=intern(created) if created else None),
+            spec=msgspec.structs.replace(
+                spec,
+                cluster_id=intern(spec.cluster_id),
+                cluster_name=intern(spec.cluster_name),
+                overlay_routing_mode=intern(spec.overlay_routing_mode),
+            ),
+        )
 
 
 class MeshNodeDevice(Struct, frozen=True, omit_defaults=False):

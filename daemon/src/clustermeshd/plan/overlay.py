@@ -48,7 +48,7 @@ from clustermeshd.plan.overlay_claims import (
 )
 from clustermeshd.plan.overlay_index import Claims, hashed_id, nexthop_ids, odd_ids, owners
 from clustermeshd.plan.overlay_local import LocalNode
-from clustermeshd.plan.overlay_parts import Maker, Part, bound_elements, pod_elements
+from clustermeshd.plan.overlay_parts import Bound, Maker, Part, bound_elements, pod_elements
 
 _FAMILIES = (4, 6)
 ValueT = TypeVar("ValueT", bound=Value)
@@ -154,8 +154,8 @@ class Overlay:
         self._bases = {family: base for family in _FAMILIES if (base := site.base(family, members[family]))}
         self._maker = Maker(self._bases, self._own_points, dict(mtus or {}))
         self._has_foreign_routes = bool(actual.around.foreign_routes)
-        parts = self._add_peers(peers, prefixes, problems, actual)
-        self._set_elements([p for own in prefixes.values() for p in own], chain.from_iterable(p.bound for p in parts))
+        bound = self._add_peers(peers, prefixes, problems, actual)
+        self._set_elements([p for own in prefixes.values() for p in own], bound)
         self._has_foreign_nft = actual.around.has_foreign_nft
         self._families = frozenset(self._present)
         self._addresses = site.addresses(self._families)
@@ -202,19 +202,21 @@ class Overlay:
 
     def _add_peers(
         self,
-        peers: Sequence[Peer],
+        peers: list[Peer],
         prefixes: Mapping[str, tuple[Prefix, ...]],
         problems: list[Problem],
         actual: KernelState,
-    ) -> list[Part]:
+    ) -> list[Bound]:
         taken = actual.around.foreign_nexthops
         ids = nexthop_ids((peer for peer in peers if peer.has_overlay), self._bases, taken)
         self._odd_ids = taken | odd_ids(ids)
         gateways: set[tuple[int, Packed]] = set()
         macs = {base.device.mac for base in self._bases.values()}
         foreign = actual.around.foreign_routes
-        parts = []
-        for peer in peers:
+        bound: list[Bound] = []
+        peers.reverse()
+        while peers:
+            peer = peers.pop()  # each makes room for what comes of the next
             is_known = peer.mac in macs
             part = self._maker.part(
                 peer, prefixes[peer.name], ids, problems, gateways=gateways, has_known_mac=is_known
@@ -223,10 +225,9 @@ class Overlay:
             if foreign:
                 part = self._without(part, foreign, peer, problems)
             self._count(peer, part, 1)
-            self._keep(part)
-            parts.append(part)
-        self._own(parts)
-        return parts
+            self._keep(part, actual.marked)
+            bound += part.bound
+        return bound
 
     def _without(self, part: Part, foreign: frozenset[object], peer: Peer, problems: list[Problem]) -> Part:
         for route in part.routes:
@@ -239,16 +240,17 @@ class Overlay:
 
     # ---- what the plan holds
 
-    def _keep(self, part: Part) -> None:
-        self._nexthops.update((value.key, value) for value in part.nexthops)
-        self._fdb.update((value.key, value) for value in part.fdb)
-        self._neighbours.update((value.key, value) for value in part.neighbours)
-        self._routed.update((value.key, value) for value in part.routes)
+    def _keep(self, part: Part, actual: Marked) -> None:
+        """``actual``: what is there already; of equal values those, so that memory holds them once."""
+        self._nexthops.update(keyed(part.nexthops, actual.nexthops))
+        self._fdb.update(keyed(part.fdb, actual.fdb))
+        self._neighbours.update(keyed(part.neighbours, actual.neighbours))
+        self._routed.update(keyed(part.routes, actual.routes))
+        self._own(part)
 
-    def _own(self, parts: Iterable[Part]) -> None:
-        for part in parts:
-            for number in part.owned:
-                self._owners[number] = (part.peer.cluster_name, part.peer.node)
+    def _own(self, part: Part) -> None:
+        for number in part.owned:
+            self._owners[number] = (part.peer.cluster_name, part.peer.node)
 
     def _count(self, peer: Peer, part: Part, step: int) -> None:
         name = peer.cluster_name
@@ -269,9 +271,7 @@ class Overlay:
             for name, mode in self._modes.items()
         }
 
-    def _set_elements(
-        self, remote: Collection[Prefix], bound: Iterable[tuple[Base, Packed, Sequence[Prefix]]]
-    ) -> None:
+    def _set_elements(self, remote: Collection[Prefix], bound: Iterable[Bound]) -> None:
         """Elements over all remote nodes: a prefix inside another one, or a shared address, is one element."""
         self._elements = {name: set() for name in nftsets.FIXED}
         for name, element in pod_elements("local", self._local_prefixes):
@@ -356,7 +356,8 @@ class Overlay:
         for part in before:
             for number in part.owned:
                 self._owners.pop(number, None)
-        self._own(after)
+        for part in after:
+            self._own(part)
         removed, added = (self._elements_of(parts) for parts in (before, after))
         if not added.keys() <= self._elements.keys():
             return None

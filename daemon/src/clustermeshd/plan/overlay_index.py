@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
@@ -61,7 +62,7 @@ class Claims:
         self._prefixes: dict[int, list[int]] = {4: [], 6: []}  # low << 8 | length, sorted
         self._lengths: dict[int, dict[int, int]] = {4: {}, 6: {}}  # how many of each
         self._points: dict[int, list[int]] = {4: [], 6: []}  # sorted
-        self._marks: dict[int, int] = {}  # MACs and identities, as hashes: how many claim each
+        self._marks = array("q")  # MACs and identities of all, as hashes, sorted
 
     def add(self, peer: Peer) -> None:
         """Without order; ``settle`` once after the last."""
@@ -70,13 +71,13 @@ class Claims:
             self._count_length(prefix, 1)
         for point in peer.addresses:
             self._points[point.family].append(point.number)
-        for mark in _marks(peer):
-            self._marks[mark] = self._marks.get(mark, 0) + 1
+        self._marks.extend(_marks(peer))
 
     def settle(self) -> None:
         for family in _FAMILIES:
             self._prefixes[family].sort()
             self._points[family].sort()
+        self._marks = array("q", sorted(self._marks))
 
     def insert(self, peer: Peer) -> None:
         """Add one in order."""
@@ -86,7 +87,7 @@ class Claims:
         for point in peer.addresses:
             insort(self._points[point.family], point.number)
         for mark in _marks(peer):
-            self._marks[mark] = self._marks.get(mark, 0) + 1
+            insort(self._marks, mark)
 
     def remove(self, peer: Peer) -> None:
         """Take out one that was added as it is."""
@@ -98,17 +99,19 @@ class Claims:
             numbers = self._points[point.family]
             del numbers[bisect_left(numbers, point.number)]
         for mark in _marks(peer):
-            self._marks[mark] -= 1
-            if not self._marks[mark]:
-                del self._marks[mark]
+            del self._marks[bisect_left(self._marks, mark)]
 
     def meets(self, peer: Peer) -> bool:
         """Whether a node that is not in here claims anything that one in here does."""
         return (
-            any(mark in self._marks for mark in _marks(peer))
+            any(self._has(mark) for mark in _marks(peer))
             or any(self._meets_prefix(prefix) or self._covers_point(prefix) for prefix in peer.prefixes)
             or any(self._meets_point(point) for point in peer.addresses)
         )
+
+    def _has(self, mark: int) -> bool:
+        place = bisect_left(self._marks, mark)
+        return place < len(self._marks) and self._marks[place] == mark
 
     def _count_length(self, prefix: Prefix, step: int) -> None:
         lengths = self._lengths[prefix.family]

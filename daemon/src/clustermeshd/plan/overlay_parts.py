@@ -12,9 +12,11 @@ from clustermeshd.plan.overlay_base import Base
 from clustermeshd.plan.overlay_claims import Peer, Problem, outermost
 from clustermeshd.plan.overlay_index import Owner
 
+Bound = tuple[Base, Packed, Sequence[Prefix]]  # inner prefixes that an outer address may send from
+
 
 class Part(NamedTuple):
-    """The kernel objects of one remote node. ``bound``: inner prefixes that an outer address may send from."""
+    """The kernel objects of one remote node."""
 
     peer: Peer
     prefixes: Sequence[Prefix]
@@ -22,7 +24,7 @@ class Part(NamedTuple):
     fdb: list[FdbEntry]
     neighbours: list[Neighbour]
     routes: list[Route]
-    bound: list[tuple[Base, Packed, Sequence[Prefix]]]
+    bound: list[Bound]
     owned: list[int]  # nexthop ids
 
 
@@ -102,7 +104,7 @@ def pod_elements(side: str, prefixes: Collection[Prefix]) -> Iterator[tuple[str,
         yield names[prefix.family], nftsets.prefix_element(prefix.packed, last)
 
 
-def bound_elements(bound: Iterable[tuple[Base, Packed, Sequence[Prefix]]]) -> Iterator[tuple[str, Element]]:
+def bound_elements(bound: Iterable[Bound]) -> Iterator[tuple[str, Element]]:
     for base, outer, prefixes in bound:
         yield base.nodes_set, outer
         for prefix in outermost(prefixes):
