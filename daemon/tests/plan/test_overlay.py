@@ -310,6 +310,7 @@ def test_what_an_agent_keeps_of_remote_nodes_gives_the_same_plan(world: list[Rem
     assert all(not node.metadata.uid and not node.metadata.resource_version for node in slim)
 
 
+@settings(max_examples=60)
 @given(worlds(), st.randoms(use_true_random=False))
 def test_order_and_duplicates_do_not_matter(world: list[RemoteNode], rng: random.Random) -> None:
     shuffled = world * 2
