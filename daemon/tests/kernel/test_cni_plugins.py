@@ -1,7 +1,7 @@
-"""Beside the reference CNI plugins with their own masquerade: the real programs make the pod, the mesh keeps its source.
+"""Beside the reference CNI plugins with their own masquerade: real programs make the pod, the mesh keeps its source.
 
-The plugins are containernetworking's ``ptp`` and ``bridge`` (https://www.cni.dev/plugins/current/main/), with ``ipMasq``
-in both of its backends.
+The plugins are containernetworking's ``ptp`` and ``bridge`` (https://www.cni.dev/plugins/current/main/), with both
+backends of ``ipMasq``.
 """
 
 from __future__ import annotations
