@@ -29,6 +29,7 @@ NAMES = {
     "program-nodes-felix": "10,000 remote nodes from process start to last route, against Calico's Felix",
     "resync-idle": "CPU of a reconcile that finds nothing to do, against ip -j dumps",
     "restart-loss": "packets lost while the agent is killed and started 50 times",
+    "mode-switch": "packets lost while a peer leaves the overlay and comes back",
     "throughput": "TCP and small UDP packets pod to remote pod, against a bare VXLAN device",
     "agent-memory": "resident memory of the agent with 10 and 10,000 remote nodes",
     "propagation": "remote pod ready to kube-proxy's rule, against a Service of the local cluster",

@@ -15,7 +15,7 @@ import threading
 import time
 
 _UDP_PORT, _TCP_PORT = 7100, 7101
-_PERIOD_S = 0.001
+PER_S = 1000  # packets
 _BUFFER_BYTES = 16 << 20
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _CHUNK = b"x" * 10_000
@@ -42,7 +42,7 @@ class Udp:
             except OSError as error:  # counts as lost: it has its number
                 print(f"packet {self.sent}: {error}", file=sys.stderr)
             self.sent += 1
-            due += _PERIOD_S
+            due += 1 / PER_S
             time.sleep(max(0.0, due - time.monotonic()))
 
     def _receive(self) -> None:

@@ -38,7 +38,7 @@ class Site:
             "apiVersion": "clustermesh.io/v1alpha1",
             "kind": "RemoteNode",
             "metadata": {"name": remote.metadata.name},
-            "spec": msgspec.to_builtins(remote.spec),
+            "spec": {"overlayRoutingMode": "Disabled"} | msgspec.to_builtins(remote.spec),  # a default is left out
         }
         self.kubectl(self.api, "apply", "--server-side", "-f", "-", stdin=msgspec.json.encode(document).decode())
 

@@ -198,11 +198,12 @@ class Topology:
     def __init__(self, make: Callable[[str], Namespace], underlay: str = "dual") -> None:
         self.router = make("r")
         self.router.sysctl("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
-        self.a, self.pod_a = self._node(make, 1, underlay)
-        self.b, self.pod_b = self._node(make, 2, underlay)
+        self.a, self.pod_a = self.node(make, 1, underlay)
+        self.b, self.pod_b = self.node(make, 2, underlay)
         self.a.remotes, self.b.remotes = [self.b.as_remote()], [self.a.as_remote()]
 
-    def _node(self, make: Callable[[str], Namespace], n: int, underlay: str) -> tuple[MeshNode, Namespace]:
+    def node(self, make: Callable[[str], Namespace], n: int, underlay: str = "dual") -> tuple[MeshNode, Namespace]:
+        """One more node with a pod, behind the router, in a cluster of its own; ``n`` stands in all its addresses."""
         node, pod = make(f"n{n}"), make(f"p{n}")
         node.sysctl("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1", "net.ipv4.conf.all.rp_filter=1")
         node.batch(f"""
