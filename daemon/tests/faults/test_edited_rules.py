@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from fault_mesh import Drive
+from fault_mesh import Drive, Stream
 from kernel_topology import Namespace, Topology
 
 pytestmark = pytest.mark.faults
@@ -46,3 +46,33 @@ def test_F23_rule_edited_in_place_is_written_again(
     assert rules(nodes.a.space) != whole
     driver.settle(nodes.a.remotes)
     assert rules(nodes.a.space) == whole
+
+
+@pytest.mark.parametrize("edited", EDITS.values(), ids=EDITS)
+def test_F23_rule_edited_while_no_agent_runs_is_written_again_by_the_next(
+    nodes: Topology, drive: Drive, edited: tuple[str, str, str]
+) -> None:
+    drive(nodes.a).settle(nodes.a.remotes)
+    whole = rules(nodes.a.space)
+    edit(nodes.a.space, *edited)
+    drive(nodes.a).settle(nodes.a.remotes)
+    assert rules(nodes.a.space) == whole
+
+
+def test_F23_chains_are_put_right_without_a_packet_lost(nodes: Topology, drive: Drive) -> None:
+    driver = drive(nodes.a)
+    driver.settle(nodes.a.remotes)
+    nodes.b.reconcile()
+    with Stream(nodes.pod_a, nodes.pod_b, "10.92.1.5") as stream:
+        for _ in range(20):
+            nodes.a.space.run("nft", "add", "chain", "inet", "clustermesh", "strange")
+            driver.settle(nodes.a.remotes)
+        assert stream.lost() == 0
+    assert "strange" not in nodes.a.space.run("nft", "list", "table", "inet", "clustermesh")
+
+
+def test_F23_rules_that_nobody_edited_are_not_written_by_the_next_agent(nodes: Topology, drive: Drive) -> None:
+    drive(nodes.a).settle(nodes.a.remotes)
+    before = nodes.a.space.run("nft", "-a", "list", "table", "inet", "clustermesh")
+    drive(nodes.a).settle(nodes.a.remotes)
+    assert nodes.a.space.run("nft", "-a", "list", "table", "inet", "clustermesh") == before

@@ -95,6 +95,14 @@ DAMAGE = {
     "nft element gone": "nft delete element inet clustermesh remote_pods4 { 10.92.1.0/24 }",
     "nft element surplus": "nft add element inet clustermesh local_pods4 { 10.77.0.0/16 }",
     "nft rule surplus": "nft add rule inet clustermesh exempt accept",
+    "nft chain surplus": "nft add chain inet clustermesh strange",
+    "nft chain surplus and in use": "nft add chain inet clustermesh strange ; add rule inet clustermesh strange accept ; "
+    "add rule inet clustermesh exempt jump strange",
+    "nft chain at another hook": "nft flush chain inet clustermesh clamp ; delete chain inet clustermesh clamp ; "
+    "add chain inet clustermesh clamp { type filter hook input priority 0 ; }",
+    "nft set surplus": "nft add set inet clustermesh mine { type ipv4_addr ; }",
+    "nft set of another kind": "nft flush chain inet clustermesh outer ; delete set inet clustermesh nodes4 ; "
+    "add set inet clustermesh nodes4 { type ipv4_addr ; flags interval ; }",
 }
 
 

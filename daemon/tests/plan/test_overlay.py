@@ -256,18 +256,18 @@ def model_nft(actual: NftTable | None, changes: Changes) -> NftTable | None:
     if change.table is None:
         return None
     assert change.is_new == (actual is None)
-    held = {} if change.rebuild or actual is None else {name: set(found) for name, found in actual.elements.items()}
+    held = {} if actual is None else {name: set(found) for name, found in actual.elements.items()}
     for name, elements in change.remove.items():
         assert set(elements) <= held[name], "removes what is not there"
         held[name] -= set(elements)
     for name, elements in change.add.items():
         assert not set(elements) & held.setdefault(name, set()), "adds what is there"
         held[name] |= set(elements)
-    known = set() if change.rebuild or actual is None else actual.elements.keys()
+    known = set() if actual is None else actual.elements.keys()
     sets = known - set(change.remove_sets) | (set(change.add_sets) if known else change.table.elements.keys())
     assert sets == change.table.elements.keys()
     elements = {name: frozenset(held.get(name, ())) for name in sets}
-    rules = change.table.rules if change.rebuild or change.write_rules or actual is None else actual.rules
+    rules = change.table.rules if change.write_rules or actual is None else actual.rules
     return NftTable(change.table.chains, change.table.sets, rules, elements)
 
 

@@ -160,7 +160,7 @@ class Engine:
         self._wanted = wanted
         change = changes.nft
         if change is not None and change.table is not None:
-            is_whole = change.is_new or change.rebuild or change.write_rules
+            is_whole = change.is_new or change.write_rules
             self.has_new_remotes |= is_whole or any(pods_set("remote", family) in change.add for family in (4, 6))
         return self.kernel.apply(changes).failures
 

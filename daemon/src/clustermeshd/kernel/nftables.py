@@ -10,6 +10,9 @@
 
 No rule accepts: every packet still meets the CNI's and the host's own rules. Every packet of the node meets what hangs
 at a hook, so there stands only the question whether a packet is one for the chains behind it.
+
+An empty chain seals the rules: its name is a digest of what they do, as the kernel gives them back. So a rule that
+somebody edited while no agent ran is known for what it is.
 """
 
 from __future__ import annotations
@@ -18,7 +21,6 @@ import hashlib
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from itertools import chain
 from os.path import commonprefix
 from typing import Final
 
@@ -44,6 +46,7 @@ _HOOKS: Final = {"prerouting": 0, "forward": 2, "postrouting": 4}  # NF_INET_*
 _BATCH: Final = 5000  # elements per command
 MARK: Final = "clustermesh.io"  # comment of the table
 _RULE_MARK: Final = "clustermesh "
+_SEAL: Final = "seal_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +109,12 @@ class Table:
         if self.is_foreign:
             return None
         self.dropped = packets  # nothing else is counted
+        if _seal(rules) in chains:
+            self._seen = {(chain, mark): digest for chain, mark, digest in rules}
         ours = {name: kind for name, mark in sets.items() if (kind := set_kind(name)) and kind.mark == mark}
         likely = expected.elements if expected is not None else {}
         return NftTable(
-            chains=frozenset(chains.items()),
+            chains=frozenset(found for found in chains.items() if not found[0].startswith(_SEAL)),
             sets=frozenset(sets.items()),
             rules=_in_chain_order([(chain, self._mark(chain, mark, digest)) for chain, mark, digest in rules]),
             elements={
@@ -126,9 +131,10 @@ class Table:
         self._sets.memory.forget()
 
     def change(self, change: NftChange) -> None:
-        """Carry out a change. A table that replaces another does so in one transaction.
+        """Carry out a change, rules and what is replaced with them in one transaction.
 
-        A new one gets its sets filled before its rules, so that no rule ever stands before an empty set.
+        Sets are filled before: the kernel shows a new interval set some time after the rules of its transaction, and a
+        set that is not there yet lets nothing through.
         """
         table, name = change.table, self._name
         if table is None:
@@ -137,24 +143,37 @@ class Table:
             self._run([_table_command(name), *_set_commands(name, table.elements)])
             self._sets.change({}, change.add, _intervals(change.add))
             self._run([*_chain_commands(name), *_rule_commands(name, table)])
-        elif change.rebuild:
-            anew = [f"add table inet {name}", f"delete table inet {name}", _table_command(name)]
-            parts = (_set_commands(name, table.elements), _chain_commands(name), _rule_commands(name, table))
-            self._run([*anew, *chain.from_iterable(parts), *_element_commands(name, change.add)])
+            self._put_seal()
         else:
-            self._run(_set_commands(name, change.add_sets))
-            self._sets.change(change.remove, change.add, _intervals({**change.remove, **change.add}))
+            replaced = set(change.add_sets) & set(change.remove_sets)
+            self._run(_set_commands(name, (added for added in change.add_sets if added not in replaced)))
+            add = {changed: elements for changed, elements in change.add.items() if changed not in replaced}
+            self._sets.change(change.remove, add, _intervals({**change.remove, **add}))
             if change.write_rules:
-                self._run([*(f"flush chain inet {name} {chain}" for chain in _CHAINS), *_rule_commands(name, table)])
-            self._run([f"delete set inet {name} {set_name}" for set_name in change.remove_sets])
+                self._run(_rewrite_commands(name, table, change, replaced))
+                self._put_seal()
+            self._run([f"delete set inet {name} {gone}" for gone in change.remove_sets if gone not in replaced])
 
     def _run(self, commands: Collection[str]) -> None:
         if commands:
             self._nft.run("\n".join(commands) + "\n")
 
+    def _put_seal(self) -> None:
+        """Seal the rules as they have just been written."""
+        rules, name = self._dump.rules()[0], self._name
+        self._seen = {(chain, mark): digest for chain, mark, digest in rules}
+        old = [chain for chain in self._dump.chains() if chain.startswith(_SEAL)]
+        gone = [f"{verb} chain inet {name} {chain}" for chain in old for verb in ("flush", "delete")]
+        self._run([*gone, f"add chain inet {name} {_seal(rules)}"])
+
     def _mark(self, chain: str, mark: str, digest: str) -> str:
-        """The mark of a rule as its comment says, unless the rule under that mark was another when first seen."""
-        return mark if self._seen.setdefault((chain, mark), digest) == digest else f"{mark} edited"
+        """The mark of a rule as its comment says, unless what it does is not what was sealed."""
+        return mark if self._seen.get((chain, mark)) == digest else f"{mark} edited"
+
+
+def _seal(rules: Iterable[tuple[str, str, str]]) -> str:
+    """Name of the chain that says what the rules do: of each its chain, mark and digest, in order."""
+    return _SEAL + hashlib.sha256(repr(list(rules)).encode()).hexdigest()[:16]
 
 
 def _table_command(name: str) -> str:
@@ -175,6 +194,22 @@ def _chain_commands(name: str) -> list[str]:
         for chain, base in _CHAINS.items()
     }
     return [f"add chain inet {name} {chain}{hook}" for chain, hook in hooks.items()]
+
+
+def _rewrite_commands(name: str, table: NftTable, change: NftChange, replaced: Set[str]) -> list[str]:
+    """All rules anew, and with them chains and sets that are of another kind or should not be there."""
+    gone = change.remove_chains
+    kept = [command for chain, command in zip(_CHAINS, _chain_commands(name), strict=True) if chain not in gone]
+    return [
+        *kept,  # where one is missing
+        *(f"flush chain inet {name} {chain}" for chain in {**_CHAINS, **dict.fromkeys(gone)}),
+        *(f"delete chain inet {name} {chain}" for chain in gone),
+        *(f"delete set inet {name} {found}" for found in sorted(replaced)),
+        *_set_commands(name, sorted(replaced)),
+        *_element_commands(name, {found: change.add.get(found, ()) for found in sorted(replaced)}),
+        *_chain_commands(name),
+        *_rule_commands(name, table),
+    ]
 
 
 def _rule_commands(name: str, table: NftTable) -> list[str]:

@@ -283,12 +283,15 @@ class Delta(Generic[ValueT]):
 
 @dataclass(frozen=True, slots=True)
 class NftChange:
-    """What to do to our nftables table. ``rebuild`` replaces the table as a whole; ``is_new``: there is none yet."""
+    """What to do to our nftables table. ``is_new``: there is none yet.
+
+    A set or chain in both of its lists is replaced, since it is of another kind; the rules are written with it.
+    """
 
     table: NftTable | None  # None: remove it
-    rebuild: bool = False
     is_new: bool = False
-    write_rules: bool = False
+    write_rules: bool = False  # and all chains
+    remove_chains: tuple[str, ...] = ()
     add_sets: tuple[str, ...] = ()
     remove_sets: tuple[str, ...] = ()
     add: Mapping[str, Collection[Element]] = field(default_factory=dict)
@@ -297,7 +300,7 @@ class NftChange:
     def __str__(self) -> str:
         if self.table is None:
             return "nftables table removed"
-        if self.rebuild or self.is_new:
+        if self.is_new:
             return "nftables table written"
         added, removed = (sum(map(len, change.values())) for change in (self.add, self.remove))
         return f"nftables {'rules rewritten, ' if self.write_rules else ''}{added} elements added, {removed} removed"

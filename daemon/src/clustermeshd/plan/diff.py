@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 from clustermeshd.kernel.state import Changes, Delta, Device, Marked, NftChange, NftTable, Value
@@ -57,9 +57,9 @@ def _routes_lost(actual: Marked, lost: frozenset[str]) -> Callable[[object], boo
 def _nft(desired: NftTable | None, actual: NftTable | None) -> NftChange | None:
     if desired is None:
         return None if actual is None else NftChange(None)
-    if actual is None or not _can_be_changed(desired, actual):
+    if actual is None:
         wanted = {name: sorted(elements) for name, elements in desired.elements.items() if elements}
-        return NftChange(desired, rebuild=actual is not None, is_new=actual is None, add=wanted)
+        return NftChange(desired, is_new=True, add=wanted)
     add, remove = {}, {}
     for name, elements in desired.elements.items():
         present = actual.elements.get(name, frozenset())
@@ -69,19 +69,19 @@ def _nft(desired: NftTable | None, actual: NftTable | None) -> NftChange | None:
             add[name] = sorted(missing)
         if surplus := present - elements:
             remove[name] = sorted(surplus)
+    add_sets, remove_sets = _names(desired.sets - actual.sets), _names(actual.sets - desired.sets)
+    is_replaced = not set(add_sets).isdisjoint(remove_sets)
     change = NftChange(
         desired,
-        write_rules=desired.rules != actual.rules,
-        add_sets=tuple(sorted(name for name, _ in desired.sets - actual.sets)),
-        remove_sets=tuple(sorted(name for name, _ in actual.sets - desired.sets)),
+        write_rules=is_replaced or (desired.rules, desired.chains) != (actual.rules, actual.chains),
+        remove_chains=_names(actual.chains - desired.chains),
+        add_sets=add_sets,
+        remove_sets=remove_sets,
         add=add,
         remove=remove,
     )
     return change if change.write_rules or change.add_sets or change.remove_sets or add or remove else None
 
 
-def _can_be_changed(desired: NftTable, actual: NftTable) -> bool:
-    """Whether chains are as they should be, and all sets of ours: those that come and go with prefix lengths aside."""
-    both = dict(desired.sets).keys() & dict(actual.sets).keys()
-    is_alike = all(dict(desired.sets)[name] == dict(actual.sets)[name] for name in both)
-    return desired.chains == actual.chains and is_alike and all(name in actual.elements for name, _ in actual.sets)
+def _names(marked: Iterable[tuple[str, object]]) -> tuple[str, ...]:
+    return tuple(sorted(name for name, _ in marked))
