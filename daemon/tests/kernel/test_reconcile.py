@@ -96,8 +96,8 @@ DAMAGE = {
     "nft element surplus": "nft add element inet clustermesh local_pods4 { 10.77.0.0/16 }",
     "nft rule surplus": "nft add rule inet clustermesh exempt accept",
     "nft chain surplus": "nft add chain inet clustermesh strange",
-    "nft chain surplus and in use": "nft add chain inet clustermesh strange ; add rule inet clustermesh strange accept ; "
-    "add rule inet clustermesh exempt jump strange",
+    "nft chain surplus and in use": "nft add chain inet clustermesh strange ; "
+    "add rule inet clustermesh strange accept ; add rule inet clustermesh exempt jump strange",
     "nft chain at another hook": "nft flush chain inet clustermesh clamp ; delete chain inet clustermesh clamp ; "
     "add chain inet clustermesh clamp { type filter hook input priority 0 ; }",
     "nft set surplus": "nft add set inet clustermesh mine { type ipv4_addr ; }",

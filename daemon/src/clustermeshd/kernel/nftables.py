@@ -11,8 +11,8 @@
 No rule accepts: every packet still meets the CNI's and the host's own rules. Every packet of the node meets what hangs
 at a hook, so there stands only the question whether a packet is one for the chains behind it.
 
-An empty chain seals the rules: its name is a digest of what they do, as the kernel gives them back. So a rule that
-somebody edited while no agent ran is known for what it is.
+An empty chain seals the rules: its name is a digest of what they do, as the kernel gives them back. Rules that it does
+not fit were edited, perhaps while no agent ran, and are written again.
 """
 
 from __future__ import annotations
@@ -84,7 +84,6 @@ class Table:
         self._netlink = Netlink(NFNETLINK)
         self._sets = Sets(self._netlink, settings.nft_table)
         self._dump = Dump(self._netlink, settings.nft_table)
-        self._seen: dict[tuple[str, str], str] = {}
         self.is_foreign = False  # at the last look, a table of our name was not ours
         self.dropped: Mapping[str, int] = {}  # at the last look, packets by chain
 
@@ -109,14 +108,13 @@ class Table:
         if self.is_foreign:
             return None
         self.dropped = packets  # nothing else is counted
-        if _seal(rules) in chains:
-            self._seen = {(chain, mark): digest for chain, mark, digest in rules}
         ours = {name: kind for name, mark in sets.items() if (kind := set_kind(name)) and kind.mark == mark}
         likely = expected.elements if expected is not None else {}
         return NftTable(
             chains=frozenset(found for found in chains.items() if not found[0].startswith(_SEAL)),
             sets=frozenset(sets.items()),
-            rules=_in_chain_order([(chain, self._mark(chain, mark, digest)) for chain, mark, digest in rules]),
+            rules=_in_chain_order([(chain, mark) for chain, mark, _ in rules]),
+            is_sealed=_seal(rules) in chains,
             elements={
                 name: self._sets.read(name, is_interval=kind.is_interval, expected=likely.get(name, frozenset()))
                 for name, kind in ours.items()
@@ -161,14 +159,9 @@ class Table:
     def _put_seal(self) -> None:
         """Seal the rules as they have just been written."""
         rules, name = self._dump.rules()[0], self._name
-        self._seen = {(chain, mark): digest for chain, mark, digest in rules}
         old = [chain for chain in self._dump.chains() if chain.startswith(_SEAL)]
         gone = [f"{verb} chain inet {name} {chain}" for chain in old for verb in ("flush", "delete")]
         self._run([*gone, f"add chain inet {name} {_seal(rules)}"])
-
-    def _mark(self, chain: str, mark: str, digest: str) -> str:
-        """The mark of a rule as its comment says, unless what it does is not what was sealed."""
-        return mark if self._seen.get((chain, mark)) == digest else f"{mark} edited"
 
 
 def _seal(rules: Iterable[tuple[str, str, str]]) -> str:

@@ -185,6 +185,7 @@ class NftTable:
     sets: frozenset[tuple[str, tuple[int, int]]]
     rules: tuple[tuple[str, str], ...]
     elements: Mapping[str, Set[Element]]
+    is_sealed: bool = True  # whether the rules do what they did when they were written
     texts: tuple[str, ...] = field(default=(), compare=False)  # desired only: the rules, in the order of ``rules``
 
 

@@ -73,7 +73,9 @@ def _nft(desired: NftTable | None, actual: NftTable | None) -> NftChange | None:
     is_replaced = not set(add_sets).isdisjoint(remove_sets)
     change = NftChange(
         desired,
-        write_rules=is_replaced or (desired.rules, desired.chains) != (actual.rules, actual.chains),
+        write_rules=is_replaced
+        or not actual.is_sealed
+        or (desired.rules, desired.chains) != (actual.rules, actual.chains),
         remove_chains=_names(actual.chains - desired.chains),
         add_sets=add_sets,
         remove_sets=remove_sets,
