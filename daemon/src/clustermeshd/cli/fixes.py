@@ -43,7 +43,7 @@ _FIXES: Final[dict[str, str]] = {
     "MTUTooSmall": "raise the MTU of the underlay: IPv6 inside needs 1330 bytes, 1350 over IPv6",
     "NotProgrammed": "look at journalctl -u clustermesh-agent on that node; it is tried again",
     "black-holed": "large packets vanish: raise the MTU of the way, or let ICMP 'fragmentation needed' pass",
-    "unreachable": "let the mesh's UDP port pass between the two nodes, both ways",
+    "unreachable": "see that the agent runs there, and let the mesh's UDP port pass between the two nodes, both ways",
     "degraded": "packets are lost between the two nodes: look at the network between them",
     # federated Services
     "InvalidSelector": "correct the annotation; clustermesh eval --services 'SELECTOR' tries one out",
