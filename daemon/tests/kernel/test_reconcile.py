@@ -100,6 +100,7 @@ DAMAGE = {
     "add rule inet clustermesh strange accept ; add rule inet clustermesh exempt jump strange",
     "nft chain at another hook": "nft flush chain inet clustermesh clamp ; delete chain inet clustermesh clamp ; "
     "add chain inet clustermesh clamp { type filter hook input priority 0 ; }",
+    "nft chain that drops": "nft chain inet clustermesh guard { policy drop ; }",
     "nft set surplus": "nft add set inet clustermesh mine { type ipv4_addr ; }",
     "nft set of another kind": "nft flush chain inet clustermesh outer ; delete set inet clustermesh nodes4 ; "
     "add set inet clustermesh nodes4 { type ipv4_addr ; flags interval ; }",

@@ -29,7 +29,7 @@ from clustermeshd.kernel.libnftables import Nft
 from clustermeshd.kernel.netlink import Netlink
 from clustermeshd.kernel.nftdump import NFNETLINK, Dump
 from clustermeshd.kernel.nftsets import FIXED, IP, bound_match, nodes_set, peers_inner, pods_set, set_kind
-from clustermeshd.kernel.state import Element, NftChange, NftTable, Packed, address_text
+from clustermeshd.kernel.state import BaseChain, Element, NftChange, NftTable, Packed, address_text
 from clustermeshd.model.settings import Dataplane
 
 _CHAINS: Final = {
@@ -66,7 +66,7 @@ def desired_table(tunnels: Iterable[Tunnel], elements: Mapping[str, Set[Element]
     rules = _rules(sorted(tunnels, key=lambda tunnel: tunnel.family), kinds, port)
     return NftTable(
         chains=frozenset(
-            (name, (base[0], _HOOKS[base[1]], base[2]) if base else None) for name, base in _CHAINS.items()
+            (name, BaseChain(base[0], _HOOKS[base[1]], base[2]) if base else None) for name, base in _CHAINS.items()
         ),
         sets=frozenset((name, kind.mark) for name, kind in kinds.items()),
         rules=tuple((chain, _rule_mark(chain, text)) for chain, text in rules),

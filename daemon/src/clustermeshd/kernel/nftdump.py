@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from clustermeshd.kernel.netlink import Netlink, attribute, attributes
+from clustermeshd.kernel.state import BaseChain
 
 NFNETLINK: Final = 12  # NETLINK_NETFILTER
 SUBSYSTEM: Final = 10  # NFNL_SUBSYS_NFTABLES
@@ -21,7 +22,7 @@ HEADER: Final = struct.Struct("!BBH")  # nfgenmsg: family, version, resource id
 TABLE: Final = 1  # the table's name, in messages of every kind
 _GET_TABLE, _GET_CHAIN, _GET_RULE, _GET_SET = (SUBSYSTEM << 8 | number for number in (1, 4, 7, 10))
 _TABLE_USERDATA: Final = 6
-_CHAIN_NAME, _CHAIN_HOOK, _CHAIN_TYPE, _HOOK_NUMBER, _HOOK_PRIORITY = 3, 4, 7, 1, 2
+_CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE, _HOOK_NUMBER, _HOOK_PRIORITY = 3, 4, 5, 7, 1, 2
 _SET_NAME, _SET_FLAGS, _SET_KEY_LENGTH = 2, 3, 5
 _CONCATENATED: Final = 0x80  # NFT_SET_CONCAT
 _RULE_CHAIN, _RULE_EXPRESSIONS, _RULE_USERDATA = 2, 4, 7
@@ -44,17 +45,18 @@ class Dump:
         found = next(self._objects(_GET_TABLE), None)
         return None if found is None else found.get(_TABLE_USERDATA, b"")
 
-    def chains(self) -> dict[str, tuple[str, int, int] | None]:
-        """Type, hook number and priority of each chain; None of one that is no base chain."""
-        chains: dict[str, tuple[str, int, int] | None] = {}
+    def chains(self) -> dict[str, BaseChain | None]:
+        """Each chain; None of one that is no base chain."""
+        chains: dict[str, BaseChain | None] = {}
         for found in self._objects(_GET_CHAIN):
             hook = attributes(found.get(_CHAIN_HOOK, b""))
             is_base = _HOOK_NUMBER in hook and _HOOK_PRIORITY in hook
             chains[_text(found[_CHAIN_NAME])] = (
-                (
+                BaseChain(
                     _text(found.get(_CHAIN_TYPE, b"")),
                     _U32.unpack(hook[_HOOK_NUMBER])[0],
                     _I32.unpack(hook[_HOOK_PRIORITY])[0],
+                    _number(found, _CHAIN_POLICY),
                 )
                 if is_base
                 else None

@@ -172,6 +172,15 @@ class Rule:
         return f"rule v{self.family} priority {self.priority} table {self.table}"
 
 
+class BaseChain(NamedTuple):
+    """What defines an nftables chain at a hook."""
+
+    type: str
+    hook: int  # NF_INET_*
+    priority: int
+    policy: int = 1  # NF_ACCEPT
+
+
 @dataclass(frozen=True, slots=True)
 class NftTable:
     """Our nftables table: rules by chain, and sets with their elements as ``kernel.elements`` packs them.
@@ -181,7 +190,7 @@ class NftTable:
     every release prints them differently.
     """
 
-    chains: frozenset[tuple[str, tuple[str, int, int] | None]]
+    chains: frozenset[tuple[str, BaseChain | None]]
     sets: frozenset[tuple[str, tuple[int, int]]]
     rules: tuple[tuple[str, str], ...]
     elements: Mapping[str, Set[Element]]
