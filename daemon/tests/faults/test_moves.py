@@ -150,7 +150,7 @@ def test_F15_rebooted_node_has_its_full_state_again_and_peers_lost_only_that_nod
         reboot(space)
     until(lambda: "to2" not in mesh.router.ip("link"), 5)
     names = {"n2": mesh.b.space, "p2": mesh.pod_b}
-    mesh.b, _ = mesh._node(names.__getitem__, 2, "dual")
+    mesh.b, _ = mesh.node(names.__getitem__, 2, "dual")
     mesh.b.remotes = [mesh.a.as_remote()]
     assert mesh.b.observe().marked == Marked()
     mesh.b.reconcile()

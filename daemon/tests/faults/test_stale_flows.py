@@ -146,7 +146,7 @@ def test_F35_flow_to_a_pod_that_moved_to_another_node_arrives_there_at_once(
         with Inbox(mesh.pod_b, POD_B[4]) as inbox:
             flow.send()
             assert inbox.take(1) == (b"same flow", POD_A[4])
-        node_c, pod_c = mesh._node(spaces, 3, "dual")
+        node_c, pod_c = mesh.node(spaces, 3, "dual")
         node_c.cluster, node_c.name = "cluster-2", "node3"
         node_c.pod_cidrs, mesh.b.pod_cidrs = mesh.b.pod_cidrs, ["10.92.9.0/24", "fd92:9::/64"]
         pod_c.ip("addr", "add", "10.92.1.5/32", "dev", "eth0")
