@@ -203,12 +203,17 @@ ValueT = TypeVar("ValueT", bound=Value)
 
 def keyed(values: Iterable[ValueT], known: Mapping[object, ValueT] = {}) -> dict[object, ValueT]:
     """By key. Of a value that is equal to a known one the known one is taken, so that memory holds it once."""
-    found = {}
+    held: dict[object, ValueT] = {}
+    hold(held, values, known)
+    return held
+
+
+def hold(held: dict[object, ValueT], values: Iterable[ValueT], known: Mapping[object, ValueT]) -> None:
+    """Put values into ``held`` as ``keyed`` does."""
     for value in values:
         key = value.key
         same = known.get(key)
-        found[key] = same if same == value else value
-    return found
+        held[key] = same if same == value else value
 
 
 def found(values: Callable[[], Iterable[ValueT]], expected: Mapping[object, ValueT]) -> Mapping[object, ValueT]:

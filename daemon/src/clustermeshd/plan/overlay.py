@@ -32,6 +32,7 @@ from clustermeshd.kernel.state import (
     Route,
     Rule,
     Value,
+    hold,
     keyed,
 )
 from clustermeshd.kube.objects import RemoteNode
@@ -242,10 +243,10 @@ class Overlay:
 
     def _keep(self, part: Part, actual: Marked) -> None:
         """``actual``: what is there already; of equal values those, so that memory holds them once."""
-        self._nexthops.update(keyed(part.nexthops, actual.nexthops))
-        self._fdb.update(keyed(part.fdb, actual.fdb))
-        self._neighbours.update(keyed(part.neighbours, actual.neighbours))
-        self._routed.update(keyed(part.routes, actual.routes))
+        hold(self._nexthops, part.nexthops, actual.nexthops)
+        hold(self._fdb, part.fdb, actual.fdb)
+        hold(self._neighbours, part.neighbours, actual.neighbours)
+        hold(self._routed, part.routes, actual.routes)
         self._own(part)
 
     def _own(self, part: Part) -> None:
