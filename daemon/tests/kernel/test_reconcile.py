@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 from clustermeshd.kernel.dataplane import Kernel
@@ -313,3 +314,20 @@ def test_one_failing_object_stops_no_other(mesh: Topology) -> None:
     assert failure.object == str(bad)
     assert "Nexthop id does not exist" in failure.reason
     assert good.key in mesh.a.observe().marked.routes
+
+
+def test_a_table_that_comes_and_goes_while_it_is_read_is_read_again(mesh: Topology, tmp_path: Path) -> None:
+    """Another process takes the table away and puts it back all the time."""
+    whole = mesh.a.observe().marked
+    script = tmp_path / "again.nft"
+    script.write_text(mesh.a.space.run("nft", "list", "table", "inet", "clustermesh"))
+    loop = f"while [ -e {script} ]; do nft delete table inet clustermesh; nft -f {script}; done"
+    other = mesh.a.space.popen("sh", "-c", loop)
+    try:
+        seen = [mesh.a.observe().marked.nft is None for _ in range(300)]
+    finally:
+        script.unlink()
+        other.communicate(timeout=10)
+    assert set(seen) == {True, False}, "it never came, or never went"
+    mesh.a.reconcile()
+    assert mesh.a.observe().marked == whole

@@ -17,6 +17,7 @@ not fit were edited, perhaps while no agent ran, and are written again.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
@@ -26,10 +27,11 @@ from typing import Final
 
 from clustermeshd.kernel.elements import Sets
 from clustermeshd.kernel.libnftables import Nft
-from clustermeshd.kernel.netlink import Netlink
+from clustermeshd.kernel.netlink import Netlink, NetlinkError
 from clustermeshd.kernel.nftdump import NFNETLINK, Dump
 from clustermeshd.kernel.nftsets import FIXED, IP, bound_match, nodes_set, peers_inner, pods_set, set_kind
 from clustermeshd.kernel.state import BaseChain, Element, NftChange, NftTable, Packed, address_text
+from clustermeshd.model.errors import Retriable
 from clustermeshd.model.settings import Dataplane
 
 _CHAINS: Final = {
@@ -47,6 +49,7 @@ _BATCH: Final = 5000  # elements per command
 MARK: Final = "clustermesh.io"  # comment of the table
 _RULE_MARK: Final = "clustermesh "
 _SEAL: Final = "seal_"
+_READ_ATTEMPTS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,19 @@ class Table:
         self._nft.close()
 
     def observe(self, expected: NftTable | None = None) -> NftTable | None:
-        """The table as it is; None where there is none. Elements found as ``expected`` are the very same set."""
+        """The table as it is; None where there is none. Elements found as ``expected`` are the very same set.
+
+        Read again where a set went while it was being read, as a dump is that the kernel calls interrupted.
+        """
+        for _ in range(_READ_ATTEMPTS):
+            try:
+                return self._observe(expected)
+            except NetlinkError as error:
+                if error.code != errno.ENOENT:
+                    raise
+        raise Retriable(f"nftables table {self._name} changed during each of {_READ_ATTEMPTS} reads")
+
+    def _observe(self, expected: NftTable | None) -> NftTable | None:
         comment = self._dump.comment()
         if comment is None:
             self.is_foreign = False
