@@ -10,6 +10,7 @@ against the time that the second end takes to switch.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import signal
 import time
@@ -27,9 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> list[Ratio]:
-    with meshed() as made, site.namespaces() as make:
+    with meshed() as made, site.namespaces() as make, contextlib.ExitStack() as stack:
         nodes = made.nodes
         third, pod = nodes.node(make, 3)
+        stack.callback(third.kernel.close)
         for number in (1, 2):
             nodes.router.ip("route", "add", f"10.9{number}.1.0/24", "via", f"10.90.{number}.2")
             nodes.router.ip("-6", "route", "add", f"fd9{number}:1::/64", "via", f"fd90:{number}::2")
@@ -40,18 +42,15 @@ def run(options: argparse.Namespace) -> list[Ratio]:
         agent.until_notified("READY=1")
         site.until(lambda: made.routes() == 4, 10, lambda: agent.log)
         ping = pod.popen("ping", "-q", "-i", str(1 / _PINGS_PER_S), "10.91.1.5")
+        stack.callback(ping.communicate)
+        stack.callback(ping.kill)
         ends = Ends(nodes)
-        try:
-            took_s = [_switch(made, agent, overlay=bool(number % 2)) for number in range(options.switches)]
-            ends.stop()
-            a, b = ends.figures()
-            ping.send_signal(signal.SIGINT)
-            sent, received = _counts(ping.communicate(timeout=10)[0])
-        finally:
-            ends.kill()
-            ping.kill()
-            ping.communicate()
-        third.kernel.close()
+        stack.callback(ends.kill)
+        took_s = [_switch(made, agent, overlay=bool(number % 2)) for number in range(options.switches)]
+        ends.stop()
+        a, b = ends.figures()
+        ping.send_signal(signal.SIGINT)
+        sent, received = _counts(ping.communicate(timeout=10)[0])
     lost = {"a to b": (a["sent"], a["sent"] - b["received"]), "b to a": (b["sent"], b["sent"] - a["received"])}
     table = Table("switches", "ms of the second end", "way", "sent", "lost", "lost per switch")
     for way, (count, missing) in (lost | {"a third cluster": (sent, sent - received)}).items():

@@ -148,3 +148,15 @@ def test_tunnel_leads_only_to_pods_of_this_node(mesh: Topology, family: int) -> 
         assert inbox.take(0.3) is None
         send_udp(mesh.a.space, host, 7000, b"open")  # the port is open to everybody outside the tunnel
         assert inbox.take(1) is not None
+
+
+@pytest.mark.parametrize(("kept", "only"), [(0, 4), (1, 6)])
+def test_tunnel_of_a_node_with_one_family_leads_only_to_pods_of_this_node(
+    nodes: Topology, kept: int, only: int
+) -> None:
+    """With one device its name is the whole question at the hook; with two it is what both begin with."""
+    nodes.b.pod_cidrs = nodes.b.pod_cidrs[kept : kept + 1]
+    nodes.b.reconcile()
+    assert len(nodes.b.observe().marked.devices) == 1
+    forge(nodes, nodes.a.space, only, POD_A[only], {4: "10.90.2.2", 6: "fd90:2::2"}[only])
+    assert nodes.b.observe().dropped == {"outer": 0, "inner": 0, "arrived": 1}

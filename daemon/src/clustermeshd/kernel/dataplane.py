@@ -141,7 +141,6 @@ class Kernel:
         self, names: Mapping[int, str], own: Mapping[str, int], expected: Mapping[object, Nexthop]
     ) -> tuple[Mapping[object, Nexthop], frozenset[int]]:
         payloads = self._dump(messages.RTM_GETNEXTHOP, messages.DUMP_NEXTHOPS) if self.has_nexthops else []
-
         foreign = set()
 
         def ours() -> Iterator[Nexthop]:
@@ -164,7 +163,6 @@ class Kernel:
             for family in _ADDRESS_FAMILIES
             for payload in self._dump(messages.RTM_GETROUTE, messages.dump_routes(family, self._mark.table))
         ]
-
         foreign = set()
 
         def ours() -> Iterator[Route]:
