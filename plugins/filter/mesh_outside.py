@@ -11,6 +11,7 @@ author: The Clustermesh authors (@clustermesh)
 description:
   - For each of them how to reach its API server, and C(peers), what O(clustermesh.core.peering#module:peers) takes for its half.
   - So that a run with C(--limit) makes both halves of the pairs of its clusters.
+  - A peer that role C(mesh_access) (C(tasks_from=others)) asked in this run without an answer is left out.
 options:
   _input:
     description: Pairs, as P(clustermesh.core.mesh_pairs#filter) makes them.

@@ -82,23 +82,15 @@ def credential(item):
     return found.group(1) if found else ""
 
 
-def node_rows(mesh_nodes, wanted, now):
-    """One row a node; ``wanted`` are the nodes that must have an agent."""
+def node_rows(mesh_nodes, wanted, now, answers=True):
+    """One row a node; ``wanted`` are the nodes that must have an agent, ``answers`` is whether any peer is to answer."""
     by_name = {_name(item): item for item in mesh_nodes}
-    return [_node_row(name, by_name.get(name), now, name in wanted) for name in sorted({*by_name, *wanted})]
+    return [_node_row(name, by_name.get(name), now, name in wanted, answers) for name in sorted({*by_name, *wanted})]
 
 
-def _node_row(name, item, now, is_wanted):
+def _node_row(name, item, now, is_wanted, answers=True):
     if item is None:
-        return {
-            "node": name,
-            "ready": False,
-            "routes": 0,
-            "device": "",
-            "paths": "",
-            "overlay": {},
-            "reason": "no agent has reported from this node",
-        }
+        return _without_agent(name, "no agent has reported from this node")
     status = item.get("status") or {}
     ready, paths = conditions(item).get("Ready", {}), status.get("paths") or {}
     reason = "" if ready.get("status") == "True" else ready.get("message") or ready.get("reason") or "not reported yet"
@@ -108,7 +100,7 @@ def _node_row(name, item, now, is_wanted):
     bad = _bad_paths(paths)
     # one silent node is that node's trouble; while no remote node at all answers, it is ours; a degraded path answers
     probed, answered = (sum(paths.get(state) or 0 for state in states) for states in (STATES, ANSWERING))
-    is_cut_off = bool(probed) and not answered
+    is_cut_off = answers and bool(probed) and not answered
     if is_cut_off and not bad:
         bad = ["no probe to a remote node has been answered yet"]
     return {
@@ -120,6 +112,18 @@ def _node_row(name, item, now, is_wanted):
         "overlay": {peer["name"]: _overlay_of(peer) for peer in status.get("peers") or ()},
         "reason": reason or "; ".join(silence + bad),
     }
+
+
+def _without_agent(name, reason):
+    return {"node": name, "ready": False, "routes": 0, "device": "", "paths": "", "overlay": {}, "reason": reason}
+
+
+def without_agents(answer):
+    """A row where the cluster has remote nodes to route to and no agent at all has reported; else none."""
+    routed = [row["peer"] for row in answer["peers"] if row["overlay"] == "Enabled" and row["nodes"]]
+    if answer["nodes"] or not routed:
+        return []
+    return [_without_agent("(all)", f"no agent has reported from any node: nothing routes to {', '.join(routed)}")]
 
 
 def _bad_paths(paths):
@@ -153,10 +157,11 @@ def other_overlay(answer, wanted):
     return found
 
 
-def is_complete(answer, peers):
-    """Whether everything is ready and every expected peer is there."""
-    rows = [*answer["controllers"], *answer["peers"], *answer["nodes"]]
-    return all(row["ready"] for row in rows) and {row["peer"] for row in answer["peers"]} >= set(peers)
+def is_complete(answer, peers, excused=()):
+    """Whether everything is ready and every expected peer is there; ``excused`` peers are not judged."""
+    judged = [row for row in answer["peers"] if row["peer"] not in excused]
+    rows = [*answer["controllers"], *judged, *answer["nodes"]]
+    return all(row["ready"] for row in rows) and {row["peer"] for row in judged} >= set(peers) - set(excused)
 
 
 def outdated(answer, credentials):

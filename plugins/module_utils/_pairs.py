@@ -102,7 +102,7 @@ def peer_specs(pairs, cluster, hosts, overlay="Enabled"):
     from the inventory."""
     of_peer = {_other(pair, cluster): pair for pair in _pairs_of(pairs, cluster)}
     others = (hosts[cluster].get("mesh_access_others_result") or {}).get("results") or ()
-    outside = {result["item"]["name"]: result.get("kubeconfig") for result in others}
+    outside = {result["item"]: result.get("kubeconfig") for result in others}
     return [
         _peer_spec(cluster, name, hosts[name], of_peer[name], overlay, outside.get(name))
         for name in peers_of(pairs, cluster)
@@ -139,10 +139,15 @@ def credentials(peers, hosts):
 
 
 def waiting(peers, hosts, cluster, nodes=()):
-    """Who does not use the new credentials of a cluster yet: peers not in sync by them, own nodes not restarted with them."""
+    """Who does not use the new credentials of a cluster yet: peers not in sync by them, own nodes that did not get them.
+
+    Workloads are no matter of nodes: they have tokens of their pods.
+    """
     behind = [name for name in peers if cluster in _outdated(hosts[name], cluster)]
+    if hosts[cluster].get("mesh_daemon_mode") == "kubernetes":
+        return behind
     own = [name for name in nodes if hosts[name].get("mesh_cluster") == cluster]
-    return behind + sorted(name for name in own if not hosts[name].get("mesh_daemon_running"))
+    return behind + sorted(name for name in own if "restarted" not in (hosts[name].get("mesh_daemon_switched") or {}))
 
 
 def _outdated(host, cluster):
@@ -176,9 +181,28 @@ def underlay_address(hosts, name):
 
 
 def outside(pairs, cluster, hosts, run, overlay="Enabled"):
-    """Peers of a cluster that are not part of the run: how to reach them, and the options of their half of the pair."""
-    names = [name for name in peers_of(pairs, cluster, "all") if name not in run]
-    return [{**_reach(name, hosts[name]), "peers": peer_specs(pairs, name, hosts, overlay)} for name in names]
+    """Peers of a cluster that are not part of the run: how to reach them, and the options of their half of the pair.
+
+    Without those that were asked for their access in this run and gave none.
+    """
+    left_out = hosts[cluster].get("mesh_access_left_out") or ()
+    names = [name for name in peers_of(pairs, cluster, "all") if name not in run and name not in left_out]
+    return [{**how, "peers": peer_specs(pairs, how["name"], hosts, overlay)} for how in reach(names, hosts)]
+
+
+def absent(cluster_names, hosts, cluster, run, left):
+    """Peers that a cluster is not to be judged by after a run: they failed in it, did not answer, or were left out.
+
+    ``run`` are the clusters that it began with, ``left`` those that have not failed since.
+    """
+    known = {name: (hosts[name].get("mesh_preflight_result") or {}).get("facts") or {} for name in cluster_names}
+    silent = {name for name, facts in known.items() if facts.get("reachable") is False}
+    return sorted({*run} - {*left} | silent | {*(hosts[cluster].get("mesh_access_left_out") or ())})
+
+
+def reach(names, hosts):
+    """How to reach clusters: options of modules by name, empty where the inventory says nothing."""
+    return [_reach(name, hosts[name]) for name in names]
 
 
 def _reach(name, host):
@@ -191,4 +215,5 @@ def _reach(name, host):
         "server": "mesh_server_for_peers",
         "tls_server_name": "mesh_tls_server_name",
     }
-    return {"name": name, **{option: host.get(variable) or "" for option, variable in keys.items()}}
+    how = {option: host.get(variable) or "" for option, variable in keys.items()}
+    return {"name": name, **how, "pod_cidrs": host.get("mesh_pod_cidrs") or []}

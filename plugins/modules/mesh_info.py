@@ -21,6 +21,11 @@ options:
     type: list
     elements: str
     default: []
+  excused_peers:
+    description: Peers that are shown and not judged, as those that are known not to answer.
+    type: list
+    elements: str
+    default: []
   expected_nodes:
     description: Nodes whose agents must have reported, and lately; of other nodes a silent agent is only told.
     type: list
@@ -61,6 +66,10 @@ EXAMPLES = r"""
 RETURN = r"""
 ready:
   description: Whether all is well.
+  type: bool
+  returned: success
+meshed:
+  description: Whether the cluster has the custom resource definitions of the mesh.
   type: bool
   returned: success
 controllers:
@@ -117,17 +126,22 @@ def look(client, params):
     mesh_nodes = client.items(f"/apis/{GROUP}/meshnodes")
     lease = client.get(_info.LEASE)
     now = datetime.now(timezone.utc) + timedelta(seconds=client.clock_offset)  # by the cluster's clock
+    excused = params["excused_peers"]
+    peers = _info.peer_rows(configurations, remote_nodes)
+    answers = not excused or any(row["peer"] not in excused for row in peers)
     answer = {
+        "meshed": client.get(f"/apis/{GROUP}") is not None,
         "controllers": _info.controller_rows(lease, now),
-        "peers": _info.peer_rows(configurations, remote_nodes),
-        "nodes": _info.node_rows(mesh_nodes, params["expected_nodes"], now),
+        "peers": peers,
+        "nodes": _info.node_rows(mesh_nodes, params["expected_nodes"], now, answers),
     }
+    answer["nodes"] += _info.without_agents(answer)
     credentials, overlay = params["expected_credentials"], params["expected_overlay"]
     outdated, not_switched = _info.outdated(answer, credentials), _info.other_overlay(answer, overlay)
     if credentials or overlay:
         ready = not outdated and not not_switched
     else:
-        ready = _info.is_complete(answer, params["expected_peers"])
+        ready = _info.is_complete(answer, params["expected_peers"], excused)
     return {**answer, "outdated": outdated, "not_switched": not_switched, "ready": ready}
 
 
@@ -180,6 +194,7 @@ def main():
     arguments = spec(
         wait={"type": "float", "default": 0.0},
         expected_peers={"type": "list", "elements": "str", "default": []},
+        excused_peers={"type": "list", "elements": "str", "default": []},
         expected_nodes={"type": "list", "elements": "str", "default": []},
         check_rights={"type": "bool", "default": False},
         expected_credentials={"type": "dict", "default": {}, "no_log": False},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from clustermesh_lab.audit import is_write, requests
 from clustermesh_lab.build import program
 
 ROOT = Path(__file__).parent.parent.parent
+_OPEN = ("ca.crt", "namespace", "datastoreType")  # of a Secret, what is none
 
 
 def ansible_tree(directory: Path) -> Path:
@@ -81,3 +83,14 @@ def audit(plane, user: str = "admin") -> list[dict]:
 def writes(plane, since: int = 0) -> list[str]:
     """Write requests of the admin, from the given one of its requests on."""
     return [f"{e['verb']} {e['requestURI']}" for e in audit(plane)[since:] if is_write(e)]
+
+
+def stored(plane) -> set[str]:
+    """Values of all Secrets, as stored and as meant; of a token its signature too, which a shortened one still has."""
+    found = set()
+    for secret in json.loads(kubectl(plane, "get", "secrets", "-A", "-o", "json"))["items"]:
+        for key, value in (secret.get("data") or {}).items():
+            if key not in _OPEN:
+                text = base64.b64decode(value).decode()
+                found |= {value, text, *(text.split(".")[2:3] if text.startswith("ey") else [])}
+    return {value for value in found if len(value) >= 20}

@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 import base64
-import json
 
 import pytest
 import yaml
 
 from tests.integration_modules.playbooks import Playbooks
-from tests.integration_modules.runner import admin_token, kubectl
+from tests.integration_modules.runner import admin_token, kubectl, stored
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(420)]
-OPEN = ("ca.crt", "namespace", "datastoreType")  # of a Secret, what is none
-
-
-def stored(plane) -> set[str]:
-    """Values of all Secrets, as stored and as meant; of a token its signature too, which a shortened one still has."""
-    found = set()
-    for secret in json.loads(kubectl(plane, "get", "secrets", "-A", "-o", "json"))["items"]:
-        for key, value in (secret.get("data") or {}).items():
-            if key not in OPEN:
-                text = base64.b64decode(value).decode()
-                found |= {value, text, *(text.split(".")[2:3] if text.startswith("ey") else [])}
-    return {value for value in found if len(value) >= 20}
-
 
 def keys(plane) -> set[str]:
     """The key of an administrator's kubeconfig, as the file has it and line by line."""

@@ -126,6 +126,43 @@ def test_peers_outside_of_the_run_have_no_kubeconfig():
     ]
 
 
+def test_credentials_wait_for_peers_and_for_nodes_that_did_not_get_them():
+    hosts = {
+        "a": {},
+        "b": {"mesh_validate_read": {"outdated": ["a"]}},
+        "c": {"mesh_validate_read": {"outdated": []}},
+        "d": {},  # failed before it was asked
+        "a1": {"mesh_cluster": "a", "mesh_daemon_switched": {"changed": True, "restarted": ["agent"]}},
+        "a2": {"mesh_cluster": "a", "mesh_daemon_switched": {"changed": False, "restarted": []}},
+        "a3": {"mesh_cluster": "a", "mesh_daemon_switched": {"failed": True, "msg": "the agent did not get ready"}},
+        "a4": {"mesh_cluster": "a"},
+        "c1": {"mesh_cluster": "c"},
+    }
+    nodes = [name for name in hosts if len(name) == 2]
+    assert _pairs.waiting(["b", "c", "d"], hosts, "a", nodes) == ["b", "d", "a3", "a4"]
+    hosts["a"]["mesh_daemon_mode"] = "kubernetes"  # workloads have tokens of their pods
+    assert _pairs.waiting(["b", "c", "d"], hosts, "a", nodes) == ["b", "d"]
+
+
+def test_nobody_is_judged_by_a_peer_that_did_not_get_so_far():
+    hosts = {"a": {"mesh_access_left_out": ["e"]}, "b": {}, "c": {}, "e": {}}
+    hosts["d"] = {"mesh_preflight_result": {"facts": {"reachable": False}}}
+    hosts["b"] = {"mesh_preflight_result": {"facts": {"reachable": True}}}
+    assert _pairs.absent(list(hosts), hosts, "a", ["a", "b", "c"], ["a", "b"]) == ["c", "d", "e"]
+    answer = {"controllers": [], "nodes": [], "peers": [{"peer": "b", "ready": True}, {"peer": "c", "ready": False}]}
+    assert _info.is_complete(answer, ["b", "c", "d"], ["c", "d"])
+    assert not _info.is_complete(answer, ["b", "c", "d"], ["d"])
+    assert not _info.is_complete(answer, ["b", "d"], ["c"])
+
+
+def test_a_cluster_without_any_agent_routes_to_nobody_and_says_so():
+    peer = {"peer": "b", "overlay": "Enabled", "nodes": 2}
+    (row,) = _info.without_agents({"peers": [peer], "nodes": []})
+    assert (row["ready"], row["reason"]) == (False, "no agent has reported from any node: nothing routes to b")
+    for peers, nodes in (([{**peer, "overlay": "Disabled"}], []), ([{**peer, "nodes": 0}], []), ([peer], [{}])):
+        assert _info.without_agents({"peers": peers, "nodes": nodes}) == []
+
+
 def test_services_may_overlap_services_and_nothing_else_does():
     assert ids(facts("a"), facts("b", pod_cidrs=["10.2.0.0/16"])) == []
 
@@ -300,6 +337,8 @@ def test_a_node_is_cut_off_while_no_remote_node_answers(paths, shown, is_ready):
     status = {"conditions": [{"type": "Ready", "status": "True"}], "paths": paths}
     (row,) = _info.node_rows([{"metadata": {"name": "n1"}, "status": status}], [], RENEWED)
     assert (row["paths"], row["ready"], bool(row["reason"])) == (shown, is_ready, not is_ready)
+    (row,) = _info.node_rows([{"metadata": {"name": "n1"}, "status": status}], [], RENEWED, answers=False)
+    assert row["ready"]  # nobody is there who could answer
 
 
 @pytest.mark.parametrize(
