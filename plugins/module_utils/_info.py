@@ -142,6 +142,24 @@ def _overlay_of(peer):
     return mode if is_there or (mode == "Disabled" and not routes) else "Switching"
 
 
+def sample_of(pods, number):
+    """The first ready pods with addresses of their own: [{name, address, port}], one for each family a pod has."""
+    found = {}
+    for pod in pods:
+        if len(found) == number:
+            break
+        meta, spec, status = pod["metadata"], pod.get("spec") or {}, pod.get("status") or {}
+        if spec.get("hostNetwork") or not is_true(pod, "Ready"):
+            continue
+        ports = (port for box in spec.get("containers") or () for port in box.get("ports") or ())
+        port = next((port["containerPort"] for port in ports if port.get("protocol", "TCP") == "TCP"), 0)
+        addresses = [one["ip"] for one in status.get("podIPs") or ()]
+        name = f"{meta['namespace']}/{meta['name']}"
+        if addresses:
+            found[name] = [{"name": name, "address": address, "port": port} for address in addresses]
+    return [target for targets in found.values() for target in targets]
+
+
 def other_overlay(answer, wanted):
     """What does not yet route as wanted: ``wanted`` is peer -> Enabled or Disabled."""
     found = [

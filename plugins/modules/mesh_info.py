@@ -37,6 +37,12 @@ options:
         Secret, and that the controller may read the access Secrets of its peers.
     type: bool
     default: false
+  sample_pods:
+    description:
+      - How many ready pods of the cluster to name in RV(pods), so that others can see whether they reach them. None of those that
+        have the network of their node; those of C(kube-system) first.
+    type: int
+    default: 0
   expected_credentials:
     description:
       - Name of a peer to RV(clustermesh.core.remote_access#module:credential); the cluster must be in sync with that peer by
@@ -85,6 +91,12 @@ peers:
   returned: success
   sample: [{peer: oslo, ready: true, connected: true, synced: true, overlay: Enabled, nodes: 2, services: 3, refused: 0,
             credential: 0123456789abcdef, reason: ""}]
+pods:
+  description: Some pods, with O(sample_pods), as O(clustermesh.core.pod_probe_info#module:targets) takes them.
+  type: list
+  elements: dict
+  returned: success
+  sample: [{name: kube-system/coredns-0, address: 10.42.0.3, port: 53}]
 rights:
   description: Rights that are missing, or that nobody should have; with O(check_rights).
   type: list
@@ -165,9 +177,19 @@ def wrong_rights(client, peers):
     return found
 
 
+def sample_pods(client, number):
+    """Some pods that have addresses of their own and are ready."""
+    if not number:
+        return []
+    pages = ("/api/v1/namespaces/kube-system/pods", "/api/v1/pods")
+    query = {"limit": "100", "fieldSelector": "status.phase=Running"}
+    found = (pod for path in pages for pod in (client.get(path, query) or {}).get("items") or ())
+    return _info.sample_of(found, number)
+
+
 def run(module, client):
     """Looks until all is well or time is up."""
-    answer = wait(module, client)
+    answer = {**wait(module, client), "pods": sample_pods(client, module.params["sample_pods"])}
     if module.params["check_rights"]:
         rights = wrong_rights(client, [row["peer"] for row in answer["peers"]])
         answer = {**answer, "rights": rights, "ready": answer["ready"] and not rights}
@@ -196,6 +218,7 @@ def main():
         expected_peers={"type": "list", "elements": "str", "default": []},
         excused_peers={"type": "list", "elements": "str", "default": []},
         expected_nodes={"type": "list", "elements": "str", "default": []},
+        sample_pods={"type": "int", "default": 0},
         check_rights={"type": "bool", "default": False},
         expected_credentials={"type": "dict", "default": {}, "no_log": False},
         expected_overlay={"type": "dict", "default": {}},
