@@ -54,6 +54,10 @@ test-fast: venv wheels collections ## only the tests that need no lab
 test-faults: venv ## every fault of the catalogue, the slow ones included
 	@python -m pytest -m faults
 
+test-slow: venv wheels collections ## what `make test` leaves out: every fault, Molecule scenario, image and ansible-core release (hours)
+	@lab setup && lab build
+	@python -m pytest -m slow
+
 test-molecule: venv wheels collections ## every Molecule scenario: join, leave, rotate, switch, upgrade, failure
 	@lab setup && lab build
 	@molecule test --all
@@ -107,4 +111,4 @@ lock: venv ## pin requirements-dev.in into requirements-dev.txt
 clean: ## what the set-up made in this checkout (caches of the user stay)
 	@rm -rf $(VENV) collections $(WHEELS) daemon/build lab/build
 
-.PHONY: help demo demo-down test test-fast test-faults test-molecule test-netpol bench lint lint-python lint-ansible lint-sanity venv wheels image image-lock collections lock clean
+.PHONY: help demo demo-down test test-fast test-faults test-slow test-molecule test-netpol bench lint lint-python lint-ansible lint-sanity venv wheels image image-lock collections lock clean

@@ -12,7 +12,14 @@ from time import process_time
 
 import pytest
 import yaml
-from ansible_collections.clustermesh.core.plugins.module_utils import _access, _info, _overlap, _pairs, _preflight
+from ansible_collections.clustermesh.core.plugins.module_utils import (
+    _access,
+    _info,
+    _overlap,
+    _pairs,
+    _preflight,
+    _variables,
+)
 from clustermeshd.plan.overlay_status import SILENT_S
 
 
@@ -124,6 +131,20 @@ def test_peers_outside_of_the_run_have_no_kubeconfig():
         {"name": "a", "overlay": "Enabled", "kubeconfig": "k", "admit": {"podCIDRs": ["x"]}},
         {"name": "b", "overlay": "Enabled"},
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("mesh_overlays", "mesh_overlay"), ("mesh_deamon_image", "mesh_daemon_image"), ("mesh_pair", "mesh_pairs")],
+)
+def test_a_variable_that_nothing_reads_and_that_is_nearly_another_is_named(name, meant):
+    assert _variables.misspelt([name, meant]) == [
+        f"{name} is no variable of this collection; did you mean {meant}?",
+    ]
+
+
+def test_variables_of_other_people_are_their_own():
+    assert _variables.misspelt(["mesh_of_my_own", "mesh_region", "meshh_overlay", "ansible_host"]) == []
 
 
 def test_credentials_wait_for_peers_and_for_nodes_that_did_not_get_them():
