@@ -123,10 +123,13 @@ def connect(targets, duration):
         for target in targets:
             link = links.enter_context(socket.socket(ECHO[family(target["address"])][0], socket.SOCK_STREAM))
             link.setblocking(False)
-            if link.connect_ex((target["address"], target["port"])) in (0, errno.EINPROGRESS):  # else there is no route
+            if link.connect_ex((target["address"], target["port"])) in (
+                0,
+                errno.EINPROGRESS,
+            ):  # else there is no route
                 waiting.register(link, selectors.EVENT_WRITE, target["address"])
         while waiting.get_map() and time.monotonic() < end:
-            for key, dummy in waiting.select(max(0.0, end - time.monotonic())):
+            for key in [event[0] for event in waiting.select(max(0.0, end - time.monotonic()))]:
                 error = key.fileobj.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if error in (0, errno.ECONNREFUSED):  # a refusal comes from the pod itself
                     answered.add(key.data)

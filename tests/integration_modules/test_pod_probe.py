@@ -47,8 +47,9 @@ def test_a_pod_that_answers_in_any_way_is_reached(tmp_path: Path):
 
 
 def test_a_cluster_of_which_no_pod_answers_is_cut(tmp_path: Path):
-    some, none = [{"address": "127.0.0.2"}, {"address": "127.0.0.1"}], [{"address": "127.0.0.2"}, {"address": "192.0.2.1"}]
-    found = probe(tmp_path, {"oslo": some, "paris": none, "rome": []})
+    some, none = ("127.0.0.2", "127.0.0.1"), ("127.0.0.2", "192.0.2.1")
+    clusters = {"oslo": some, "paris": none, "rome": ()}
+    found = probe(tmp_path, {name: [{"address": one} for one in addresses] for name, addresses in clusters.items()})
     assert found["cut"] == ["paris"]
 
 

@@ -12,6 +12,7 @@ from tests.integration_modules.runner import admin_token, kubectl, stored
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(420)]
 
+
 def keys(plane) -> set[str]:
     """The key of an administrator's kubeconfig, as the file has it and line by line."""
     encoded = yaml.safe_load(plane.kubeconfig.read_text())["users"][0]["user"]["client-key-data"]
