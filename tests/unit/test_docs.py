@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -204,6 +205,19 @@ def test_the_execution_environment_of_its_page_can_be_built(tmp_path):
     context = tmp_path / "context" / "_build"
     (collection,) = yaml.safe_load((context / "requirements.yml").read_text())["collections"]
     assert (context / collection["name"]).exists()
+
+
+def test_the_secrets_of_the_sample_lie_where_ansible_does_not_read_them_as_inventories(tmp_path):
+    shutil.copytree(ROOT / "inventory" / "sample", tmp_path / "inventory")
+    text = (tmp_path / "inventory" / "hosts.yml").read_text()
+    named = re.findall(r'"\{\{ inventory_dir \}\}/(.*)"', text)
+    assert len(named) == 3
+    for file in (tmp_path / "inventory" / name for name in named):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("apiVersion: v1\n")
+    command = [Path(sys.executable).parent / "ansible-inventory", "-i", tmp_path / "inventory", "--list"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_readme_lists_every_page():
