@@ -161,10 +161,11 @@ def inventory_variables() -> set[str]:
     plan = re.findall(r'"(mesh_\w+)"', (ROOT / "plugins" / "module_utils" / "_pairs.py").read_text())
     roles = tuple(f"{role.name}_" for role in ROOT.glob("roles/*"))
     read |= {name for name in plan if not name.startswith(roles)}  # the others are results of roles
+    defaulted = re.findall(r"\b(mesh_\w+) \| default", playbooks)  # of these playbooks have a default of their own
     settings = {
         name
         for name, default in defaults.items()
-        if "mesh_" not in str(default) and (name not in made or name in read) and name not in WITHOUT_PLAYBOOKS
+        if "mesh_" not in str(default) and (name not in made or name in defaulted) and name not in WITHOUT_PLAYBOOKS
     }
     return (read - made - {*defaults} - {"mesh_clusters", "mesh_nodes"}) | settings
 
