@@ -1,4 +1,5 @@
-"""Writes the generated part of docs/remote-cluster-configuration.md: `python -m tests.reference`.
+"""Writes the generated part of docs/remote-cluster-configuration.md, and the pages of tests/plugin_reference.py:
+`python -m tests.reference`.
 
 Fields come from the custom resource definition, limits that only the code knows from the struct that it decodes to,
 reasons from the tables below, which tests/unit/test_docs.py compares with the code.
@@ -13,6 +14,8 @@ from typing import Any, Final
 import yaml
 from clustermeshd.kube.objects import ImportLimits
 from msgspec import structs
+
+from tests import plugin_reference
 
 ROOT: Final = Path(__file__).parent.parent
 PAGE: Final = ROOT / "docs" / "remote-cluster-configuration.md"
@@ -196,4 +199,5 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page())
+    for file, text in {PAGE: page(), **plugin_reference.pages()}.items():
+        file.write_text(text)

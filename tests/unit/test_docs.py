@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+import yaml
 from clustermeshd.agent.metrics import Metrics as AgentMetrics
 from clustermeshd.controller.metrics import Metrics as ControllerMetrics
 from clustermeshd.kube import errors
 from clustermeshd.model.errors import Retriable
 
-from tests import reference
+from tests import plugin_reference, reference
 
 ROOT = reference.ROOT
 SOURCES = ROOT / "daemon" / "src" / "clustermeshd"
@@ -49,6 +53,7 @@ PLACES = {
     "__init__": 0,
 }
 OF_EVENTS = {"InvalidServiceSelector", "InvalidStaleness", "InvalidAffinity", "NotFederated", "NameTaken"}
+WITHOUT_PLAYBOOKS = {"mesh_preflight_name", "mesh_preflight_others"}  # variables of a role that playbooks leave alone
 RENAMED = {"InvalidSelector"}  # in an Event it is InvalidServiceSelector
 
 
@@ -127,6 +132,93 @@ def test_every_relative_link_leads_to_a_file_and_a_heading_of_it(page):
         if "://" not in target and (not file.exists() or (anchor and anchor not in anchors(file))):
             broken.append(target)
     assert not broken
+
+
+def test_the_references_of_modules_and_roles_are_what_these_say_of_themselves():
+    for page, text in plugin_reference.pages().items():
+        assert page.read_text() == text, "run: python -m tests.reference"
+
+
+def test_every_playbook_has_its_section():
+    headings = re.findall(r"^## ([a-z_]+)$", (ROOT / "docs" / "playbooks.md").read_text(), re.MULTILINE)
+    assert sorted(headings) == sorted(file.stem for file in (ROOT / "playbooks").glob("*.yml"))
+
+
+def code(pattern: str) -> str:
+    """YAML files without their comments."""
+    return re.sub(r"^ *#.*", "", "".join(file.read_text() for file in ROOT.glob(pattern)), flags=re.MULTILINE)
+
+
+def inventory_variables() -> set[str]:
+    """What playbooks, defaults of roles and the plan of pairs read and nothing makes; and settings of roles."""
+    playbooks, tasks = code("playbooks/*.yml"), code("roles/*/tasks/*.yml")
+    defaults = {
+        key: value for part in yaml.safe_load_all(code("roles/*/defaults/main.yml")) for key, value in part.items()
+    }
+    tuples = re.findall(r"(?<!data:)\n +(mesh_\w+):|register: (\w+)", playbooks + tasks)  # data is of set_stats
+    made = {name for found in tuples for name in found}
+    read = set(re.findall(r"(?<!core\.)\bmesh_\w+\b(?!:)", playbooks + " ".join(map(str, defaults.values()))))
+    plan = re.findall(r'"(mesh_\w+)"', (ROOT / "plugins" / "module_utils" / "_pairs.py").read_text())
+    roles = tuple(f"{role.name}_" for role in ROOT.glob("roles/*"))
+    read |= {name for name in plan if not name.startswith(roles)}  # the others are results of roles
+    defaulted = re.findall(r"\b(mesh_\w+) \| default", playbooks)  # of these playbooks have a default of their own
+    settings = {
+        name
+        for name, default in defaults.items()
+        if "mesh_" not in str(default) and (name not in made or name in defaulted) and name not in WITHOUT_PLAYBOOKS
+    }
+    return (read - made - {*defaults} - {"mesh_clusters", "mesh_nodes"}) | settings
+
+
+def test_the_page_of_the_inventory_has_every_variable_and_no_other():
+    page = (ROOT / "docs" / "inventory.md").read_text().partition("\n## Variables")[2].partition("\n## ")[0]
+    explained = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
+    of_roles = [name for row in re.findall(r"^\| [a-z].*", page, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(explained + of_roles) == sorted(inventory_variables())
+
+
+def examples(page: Path) -> list[str]:
+    """The YAML of a page."""
+    return re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if examples(page)], ids=lambda page: page.name)
+def test_every_example_is_yaml(page):
+    for example in examples(page):
+        assert all(yaml.safe_load_all(example)), example
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_name_of_the_collection_is_one(page):
+    places = ("plugins/modules/*.py", "plugins/filter/*.py", "plugins/inventory/*.py", "playbooks/*.yml", "roles/*")
+    known = {file.stem for place in places for file in ROOT.glob(place)} | {"NAME", "cluster"}  # the action group
+    assert set(re.findall(r"\bclustermesh\.core\.([A-Za-z_]+)", page.read_text())) <= known
+
+
+def test_the_execution_environment_of_its_page_can_be_built(tmp_path):
+    definition = examples(ROOT / "docs" / "automation-platform.md")[0]
+    (tmp_path / "execution-environment.yml").write_text(definition)
+    for file in yaml.safe_load(definition)["additional_build_files"]:
+        (tmp_path / file["src"]).touch()
+    command = [Path(sys.executable).parent / "ansible-builder", "create"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    context = tmp_path / "context" / "_build"
+    (collection,) = yaml.safe_load((context / "requirements.yml").read_text())["collections"]
+    assert (context / collection["name"]).exists()
+
+
+def test_the_secrets_of_the_sample_lie_where_ansible_does_not_read_them_as_inventories(tmp_path):
+    shutil.copytree(ROOT / "inventory" / "sample", tmp_path / "inventory")
+    text = (tmp_path / "inventory" / "hosts.yml").read_text()
+    named = re.findall(r'"\{\{ inventory_dir \}\}/(.*)"', text)
+    assert len(named) == 3
+    for file in (tmp_path / "inventory" / name for name in named):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("apiVersion: v1\n")
+    command = [Path(sys.executable).parent / "ansible-inventory", "-i", tmp_path / "inventory", "--list"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_readme_lists_every_page():
