@@ -110,12 +110,14 @@ def _node_row(name, item, now, is_wanted, answers=True):
         "device": ",".join(device["name"] for device in status.get("devices") or ()),
         "paths": f"{answered}/{probed}" if paths else "",
         "overlay": {peer["name"]: _overlay_of(peer) for peer in status.get("peers") or ()},
+        "tunnelled": not any(problem["reason"] == "NoTunnelAddress" for problem in status.get("problems") or ()),
         "reason": reason or "; ".join(silence + bad),
     }
 
 
 def _without_agent(name, reason):
-    return {"node": name, "ready": False, "routes": 0, "device": "", "paths": "", "overlay": {}, "reason": reason}
+    empty = {"routes": 0, "device": "", "paths": "", "overlay": {}, "tunnelled": False}
+    return {"node": name, "ready": False, **empty, "reason": reason}
 
 
 def without_agents(answer):

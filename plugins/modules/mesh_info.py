@@ -92,7 +92,7 @@ peers:
   sample: [{peer: oslo, ready: true, connected: true, synced: true, overlay: Enabled, nodes: 2, services: 3, refused: 0,
             credential: 0123456789abcdef, reason: ""}]
 pods:
-  description: Some pods, with O(sample_pods), as O(clustermesh.core.pod_probe_info#module:targets) takes them.
+  description: Some pods, with O(sample_pods), as O(clustermesh.core.pod_probe_info#module:pods) takes them.
   type: list
   elements: dict
   returned: success
@@ -113,11 +113,12 @@ outdated:
   elements: str
   returned: success
 nodes:
-  description: One row a node.
+  description:
+    - One row a node. C(tunnelled) is whether its own packets, not only those of its pods, take the mesh.
   type: list
   elements: dict
   returned: success
-  sample: [{node: n1, ready: true, routes: 2, device: clustermesh0, paths: 2/2, overlay: {oslo: Enabled}, reason: ""}]
+  sample: [{node: n1, ready: true, routes: 2, device: clustermesh0, paths: 2/2, overlay: {oslo: Enabled}, tunnelled: true, reason: ""}]
 """
 
 import time

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import ipaddress
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from itertools import combinations
 from random import Random
@@ -147,6 +148,16 @@ def test_variables_of_other_people_are_their_own():
     assert _variables.misspelt(["mesh_of_my_own", "mesh_region", "meshh_overlay", "ansible_host"]) == []
 
 
+def test_what_roles_register_is_not_misspelt():
+    registered = {
+        name
+        for file in _variables.ROOT.glob("roles/*/tasks/*.yml")
+        for name in re.findall(r"register: (\S+)", file.read_text())
+    }
+    assert len(registered) > 20
+    assert _variables.misspelt(registered) == []
+
+
 def test_credentials_wait_for_peers_and_for_nodes_that_did_not_get_them():
     hosts = {
         "a": {},
@@ -174,6 +185,29 @@ def test_nobody_is_judged_by_a_peer_that_did_not_get_so_far():
     assert _info.is_complete(answer, ["b", "c", "d"], ["c", "d"])
     assert not _info.is_complete(answer, ["b", "c", "d"], ["d"])
     assert not _info.is_complete(answer, ["b", "d"], ["c"])
+
+
+def test_a_node_without_a_tunnel_address_is_known_to_stay_outside():
+    status = {"conditions": [{"type": "Ready", "status": "True"}]}
+    outside = {**status, "problems": [{"reason": "NoTunnelAddress", "object": "n2", "message": ""}]}
+    items = [{"metadata": {"name": "n1"}, "status": status}, {"metadata": {"name": "n2"}, "status": outside}]
+    assert [row["tunnelled"] for row in _info.node_rows(items, ["n3"], RENEWED)] == [True, False, False]
+
+
+def test_ready_pods_with_addresses_of_their_own_are_a_sample():
+    ready = {"conditions": [{"type": "Ready", "status": "True"}], "podIPs": [{"ip": "10.1.0.2"}, {"ip": "fd00::2"}]}
+    box = [{"ports": [{"containerPort": 53, "protocol": "UDP"}, {"containerPort": 9153}]}]
+
+    def pod(name, spec=None, **status):
+        meta = {"name": name, "namespace": "default"}
+        return {"metadata": meta, "spec": {"containers": box, **(spec or {})}, "status": {**ready, **status}}
+
+    pods = [pod("host", {"hostNetwork": True}), pod("ill", conditions=[]), pod("a"), pod("new", podIPs=[]), pod("b")]
+    assert _info.sample_of(iter([*pods, pod("c")]), 1) == [
+        {"name": "default/a", "address": "10.1.0.2", "port": 9153},
+        {"name": "default/a", "address": "fd00::2", "port": 9153},
+    ]
+    assert [target["name"] for target in _info.sample_of(pods, 9)] == ["default/a"] * 2 + ["default/b"] * 2
 
 
 def test_a_cluster_without_any_agent_routes_to_nobody_and_says_so():
