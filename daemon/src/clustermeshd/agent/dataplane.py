@@ -138,6 +138,9 @@ class Reconciler:
         if inputs is None:
             return None
         is_repair = inputs.version == self._version
+        if self._monitor is not None:
+            own = (*inputs.local.addresses, *inputs.local.tunnel_addresses)
+            self._monitor.expect(address.packed for address in own)
         with self._metrics.reconcile.time():
             outcome = await self._thread.call(self._whole, inputs, is_repair)
         self._version = inputs.version

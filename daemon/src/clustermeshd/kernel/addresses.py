@@ -7,11 +7,14 @@ kernels keep too. An IPv6 address written on an older kernel bears no mark and i
 from __future__ import annotations
 
 import struct
+from ipaddress import ip_address
 from typing import Final
 
 from clustermeshd.kernel.messages import address_family
 from clustermeshd.kernel.netlink import REPLACE, Netlink, Request, attribute, attributes
-from clustermeshd.kernel.state import HostAddress, Link, LocalAddress
+from clustermeshd.kernel.state import HostAddress, Link, LocalAddress, Packed
+from clustermeshd.model.addresses import parse_network
+from clustermeshd.model.settings import Dataplane
 
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 _LOOPBACK: Final = "lo"
@@ -29,15 +32,28 @@ def dump_addresses(
     everything = []
     ours: dict[object, HostAddress] = {}
     for payload in netlink.dump(RTM_GETADDR, _IFADDRMSG.pack(0, 0, 0, 0, 0)):
-        _, length, _, _, index = _IFADDRMSG.unpack_from(payload)
-        found = attributes(payload, 8)
-        address = found.get(_IFA_LOCAL) or found[_IFA_ADDRESS]
+        address, index = read_address(payload)
+        length, found = payload[1], attributes(payload, 8)
         link = names.get(index, "")
         everything.append(LocalAddress(address, length, link))
         is_marked = found.get(_IFA_PROTO) == bytes((protocol,)) or found.get(_IFA_LABEL, b"").rstrip(b"\0") == _LABEL
         if link == _LOOPBACK and is_marked and length == 8 * len(address):
             ours[address] = HostAddress(address)
     return tuple(everything), ours
+
+
+def read_address(payload: bytes) -> tuple[Packed, int]:
+    """Address and device index of an address message."""
+    found = attributes(payload, 8)
+    return found.get(_IFA_LOCAL) or found[_IFA_ADDRESS], _IFADDRMSG.unpack_from(payload)[4]
+
+
+def may_be_chosen(address: Packed, settings: Dataplane) -> bool:
+    """Whether settings may make that address the underlay's, on one interface or another."""
+    if not (settings.underlay_interface or settings.underlay_cidr) or ip_address(address).is_link_local:
+        return False
+    networks = [parse_network(text.strip()) for text in settings.underlay_cidr.split(",")]
+    return not settings.underlay_cidr or any(network and ip_address(address) in network for network in networks)
 
 
 def put_address(address: HostAddress, index: int, protocol: int) -> Request:
