@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator
 
+import msgspec
 import pytest
 from clustermeshd.kernel import messages
 from clustermeshd.kernel.dataplane import Kernel
@@ -29,6 +31,7 @@ from clustermeshd.model.settings import Dataplane
 from hypothesis import given
 from hypothesis import strategies as st
 from kernel_topology import Namespace, Topology
+from kernel_traffic import Echo, ask
 
 MAC = bytes.fromhex("0e0000000001")
 
@@ -120,6 +123,26 @@ def test_devices_read_as_ip_prints_them(node: Namespace, kernel: Kernel) -> None
             data["id"], data["port"], data["link"], data["local"], data["learning"],
         )  # fmt: skip
         assert (mac_text(device.mac), device.mtu, device.is_up) == (link["address"], link["mtu"], True)
+
+
+def test_interface_whose_name_is_no_text_is_read_and_told_like_others(nodes: Topology) -> None:
+    """The kernel takes nearly any bytes; the underlay may bear such a name as well."""
+    space = nodes.a.space
+    for number, name in (("77", b"v\xfe"), ("78", b"v\xff")):
+        space.ip("link", "add", os.fsdecode(name), "type", "vxlan", "id", number, "dstport", "4791", "dev", "eth0")
+    space.ip("link", "set", "eth0", "down")
+    space.ip("link", "set", "eth0", "name", os.fsdecode(b"wan\xff"))
+    space.ip("link", "set", os.fsdecode(b"wan\xff"), "up")
+    space.ip("route", "replace", "default", "via", "10.90.1.1")
+    space.ip("-6", "addr", "add", "fd90:1::2/64", "dev", os.fsdecode(b"wan\xff"), "nodad")
+    around = nodes.a.observe().around
+    assert {device.name for device in around.rival_vxlans} == {"v\\xfe", "v\\xff"}
+    nodes.a.reconcile()
+    nodes.b.reconcile()
+    device = nodes.a.observe().marked.devices["clustermesh0"]
+    assert msgspec.json.encode(device.lower) == rb'"wan\\xff"'
+    with Echo(nodes.pod_b, "10.92.1.5"):
+        assert ask(nodes.pod_a, "10.92.1.5") == "10.91.1.5"
 
 
 def test_every_error_of_a_batch_is_told_with_its_object_and_reason(node: Namespace, kernel: Kernel) -> None:
