@@ -136,6 +136,7 @@ class Reconciler:
         """One whole round; None where the inputs are not there yet."""
         inputs = self._inputs.snapshot()
         if inputs is None:
+            self._is_whole_due = True  # a quick one may have carried a change over half
             return None
         is_repair = inputs.version == self._version
         if self._monitor is not None:
