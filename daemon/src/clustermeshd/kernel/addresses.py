@@ -1,7 +1,7 @@
 """Tunnel addresses on ``lo``, and the list of all addresses of the node.
 
-Our mark is the address protocol (IFA_PROTO, kernel 5.18) and, for IPv4, also the label ``lo:mesh``, which older
-kernels keep too. An IPv6 address written on an older kernel bears no mark and is therefore left alone by uninstall.
+Our mark is the address protocol (IFA_PROTO, kernel 5.18), and what older kernels keep too: the label ``lo:mesh`` of an
+IPv4 address, and of an IPv6 address its metric, which nothing is chosen by, since the prefix is the address alone.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from clustermeshd.model.settings import Dataplane
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 _LOOPBACK: Final = "lo"
 _LABEL: Final = b"lo:mesh"
+_METRIC: Final = struct.pack("=I", 0x6D657368)  # "mesh"
 _IFADDRMSG: Final = struct.Struct("=4BI")  # family, prefix length, flags, scope, device index
 _IFA_F_NODAD: Final = 0x02  # else it is tentative for a moment even on lo, and no route may carry it as source
-_IFA_ADDRESS, _IFA_LOCAL, _IFA_LABEL, _IFA_PROTO = 1, 2, 3, 11
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_LABEL, _IFA_RT_PRIORITY, _IFA_PROTO = 1, 2, 3, 9, 11
 
 
 def dump_addresses(
@@ -36,7 +37,11 @@ def dump_addresses(
         length, found = payload[1], attributes(payload, 8)
         link = names.get(index, "")
         everything.append(LocalAddress(address, length, link))
-        is_marked = found.get(_IFA_PROTO) == bytes((protocol,)) or found.get(_IFA_LABEL, b"").rstrip(b"\0") == _LABEL
+        is_marked = (
+            found.get(_IFA_PROTO) == bytes((protocol,))
+            or found.get(_IFA_LABEL, b"").rstrip(b"\0") == _LABEL
+            or (len(address) == 16 and found.get(_IFA_RT_PRIORITY) == _METRIC)
+        )
         if link == _LOOPBACK and is_marked and length == 8 * len(address):
             ours[address] = HostAddress(address)
     return tuple(everything), ours
@@ -69,5 +74,7 @@ def _address(value: HostAddress, index: int, protocol: int) -> bytes:
     body = attribute(_IFA_LOCAL, packed) + attribute(_IFA_ADDRESS, packed) + attribute(_IFA_PROTO, bytes((protocol,)))
     if len(packed) == 4:
         body += attribute(_IFA_LABEL, _LABEL + b"\0")
+    else:
+        body += attribute(_IFA_RT_PRIORITY, _METRIC)
     flags = 0 if len(packed) == 4 else _IFA_F_NODAD
     return _IFADDRMSG.pack(address_family(packed), 8 * len(packed), flags, 0, index) + body
