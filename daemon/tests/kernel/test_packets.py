@@ -54,6 +54,21 @@ def test_each_family_crosses_an_underlay_of_the_other(
     mesh.close()
 
 
+def test_cluster_whose_nodes_have_one_family_takes_both_from_one_that_chooses_that_family(nodes: Topology) -> None:
+    """Each inner family has one outer family on a node, its own where there is one: docs/coexistence.md."""
+    nodes.b.addresses = nodes.b.addresses[:1]
+    nodes.a.remotes = [nodes.b.as_remote()]
+    for chosen, reaches in (("", False), ("10.90.0.0/16", True)):
+        nodes.a.settings = replace(nodes.a.settings, underlay_cidr=chosen)
+        nodes.a.reconcile()
+        nodes.b.reconcile()
+        problems = {problem.reason for problem in nodes.a.plan()[0].problems}
+        assert problems == (set() if reaches else {"NoUnderlayAddress"})
+        with Echo(nodes.pod_b, POD_B[4]), Echo(nodes.pod_b, POD_B[6]):
+            assert ask(nodes.pod_a, POD_B[4]) == POD_A[4]
+            assert (ask(nodes.pod_a, POD_B[6], timeout_s=0.5) == POD_A[6]) is reaches
+
+
 def test_the_underlay_carries_vxlan_between_routed_node_addresses(mesh: Topology) -> None:
     with Capture(mesh.router, "to2") as capture, Echo(mesh.pod_b, POD_B[4]):
         assert ask(mesh.pod_a, POD_B[4]) == POD_A[4]
