@@ -231,6 +231,19 @@ def test_remote_pod_opens_no_port_of_the_node(mesh: Topology, family: int) -> No
             assert mesh.b.observe().dropped == {"outer": 0, "inner": 0, "arrived": 0, "host": 2 * number}
 
 
+@pytest.mark.parametrize(("family", "address"), [(4, "10.92.1.255"), (6, TUNNEL_B[6])], ids=["broadcast", "anycast"])
+def test_remote_pod_reaches_the_node_by_no_address_that_it_shares(mesh: Topology, family: int, address: str) -> None:
+    """A bridge that bears the pods' prefix makes its last address a broadcast one, or its first an anycast one."""
+    mesh.b.space.batch("addr add 10.92.1.1/24 brd + dev pod0\n-6 addr add fd92:1::1/64 dev pod0 nodad")
+    with Inbox(mesh.b.space, WILDCARD[family]) as inbox:
+        send_udp(mesh.pod_a, address, 7000, b"closed")
+        assert inbox.take(0.3) is None
+        assert mesh.b.observe().dropped["host"] == 1
+        mesh.b.space.run("nft", "flush", "chain", "inet", "clustermesh", "begin")
+        send_udp(mesh.pod_a, address, 7000, b"closed")
+        assert inbox.take(1) is not None
+
+
 @families
 def test_remote_pod_opens_no_node_port(mesh: Topology, family: int) -> None:
     """It is judged before a proxy makes a pod of the node's address."""

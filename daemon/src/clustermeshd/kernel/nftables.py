@@ -247,7 +247,8 @@ def _rules(tunnels: Iterable[Tunnel], sets: Iterable[str], settings: Dataplane) 
     tunnels = list(tunnels)
     chains: dict[str, list[str]] = {chain: [] for chain in _CHAINS}
     chains["guard"].append(f"udp dport {settings.port} jump outer")
-    chains["outer"].append("fib daddr type != unicast goto inner")  # broadcast and multicast are delivered too
+    # not "local": broadcast, multicast and anycast are delivered too
+    chains["outer"].append("fib daddr type != unicast goto inner")
     for family in (4, 6):
         ip = IP[family]
         local, remote = f"@{pods_set('local', family)}", f"@{pods_set('remote', family)}"
@@ -257,7 +258,7 @@ def _rules(tunnels: Iterable[Tunnel], sets: Iterable[str], settings: Dataplane) 
         from_tunnel = f'iifname "{_pattern([tunnel.device for tunnel in tunnels])}"'
         chains["clamp"].append("tcp flags syn jump mss")
         chains["guard"].append(f"{from_tunnel} jump arrived")
-        chains["begin"].append(f"{from_tunnel} ct state new fib daddr type local jump host")
+        chains["begin"].append(f"{from_tunnel} ct state new fib daddr type != unicast jump host")
         chains["host"] += ["icmp type echo-request return", "icmpv6 type echo-request return"]
         if settings.probe_port:
             chains["host"].append(f"udp dport {settings.probe_port} return")
