@@ -136,9 +136,9 @@ class ClusterInputs:
     def _on_mesh_node(self, change: informer.Change[objects.MeshNode]) -> None:
         """One that is gone takes nothing back, nor does one made anew, as we do ourselves, until it says something."""
         old, new = change.old, change.new
-        is_anew = old is None or new is None or old.metadata.uid != new.metadata.uid
         told = new.spec.pod_cidrs if new is not None else ()
-        if told != self._told and (told or not is_anew):
+        is_taken_back = bool(old and new and old.metadata.uid == new.metadata.uid and old.spec.pod_cidrs)
+        if told != self._told and (told or is_taken_back):
             self._told = told
             self._touch()
 
