@@ -49,7 +49,6 @@ PLACES = {
     "__init__": 0,
 }
 OF_EVENTS = {"InvalidServiceSelector", "InvalidStaleness", "InvalidAffinity", "NotFederated", "NameTaken"}
-NO_PROBLEMS = {"AnyT", "ValueT", "InternalIP"}  # words of that form which the plan of a node uses otherwise
 RENAMED = {"InvalidSelector"}  # in an Event it is InvalidServiceSelector
 
 
@@ -90,13 +89,14 @@ def test_every_reason_that_the_controller_can_give_is_explained_and_no_other():
 
 
 def test_every_problem_that_an_agent_can_have_is_explained_and_no_other():
+    others = {"AnyT", "ValueT", "InternalIP"}  # words of that form which the plan of a node uses otherwise
     made = {
         node.value
         for source in (SOURCES / "plan").glob("overlay*.py")
         for node in ast.walk(ast.parse(source.read_text()))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
         if re.fullmatch(r"([A-Z]+[a-z]*){2,}", node.value)
-    } - NO_PROBLEMS
+    } - others
     told = (ROOT / "docs" / "troubleshooting.md").read_text()
     rows = told.partition("## Reasons in `MeshNode.status.problems`")[2].partition("\n## ")[0].splitlines()
     named = [re.findall(r"`(\w+)`", row.split(" | ")[0]) for row in rows if row.startswith("| `")]
