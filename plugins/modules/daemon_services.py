@@ -12,8 +12,8 @@ author: The Clustermesh authors (@clustermesh)
 description:
   - Has users, settings and units of the daemons on a node, lets it forward packets, links C(current) to a release that is
     installed, restarts at once what changed, and waits until all of it says that it is ready.
-  - When a daemon does not get ready, units and link go back, the release before runs again, and the module fails with the reason.
-    The kubeconfigs stay, since the old ones may be no good any more.
+  - When a daemon does not get ready within 90 seconds, units and link go back, the release before runs again, and the module
+    fails with the reason. The kubeconfigs stay, since the old ones may be no good any more.
   - Removes releases beyond O(keep) once all is well.
 options:
   release:
@@ -77,6 +77,10 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.clustermesh.core.plugins.module_utils import _services
 
 
+READY_S = 90
+TIMED_OUT = 124  # of timeout(1)
+
+
 class NotReady(Exception):
     """A program failed; says which and why."""
 
@@ -86,6 +90,15 @@ def call(module, *argv):
     code, dummy, errors = module.run_command(list(argv))
     if code:
         raise NotReady(" ".join(errors.split()) or f"{' '.join(argv)} ended with {code}")
+
+
+def start_all(module, verb, services):
+    """Starts or restarts services and waits until they are ready, which one without its API server is not."""
+    units = [_services.unit(service) for service in services]
+    code, dummy, errors = module.run_command(["timeout", str(READY_S), "systemctl", verb, *units])
+    if code:
+        why = f"not ready within {READY_S} seconds" if code == TIMED_OUT else f"systemctl {verb} ended with {code}"
+        raise NotReady(" ".join(errors.split()) or f"{', '.join(units)}: {why}")
 
 
 # ---- the node as it is
@@ -203,9 +216,9 @@ def start(module, todo):
     if todo.enable:
         call(module, "systemctl", "enable", *map(_services.unit, todo.enable))
     if todo.restart:
-        call(module, "systemctl", "restart", *map(_services.unit, todo.restart))
+        start_all(module, "restart", todo.restart)
     if todo.start:
-        call(module, "systemctl", "start", *map(_services.unit, todo.start))
+        start_all(module, "start", todo.start)
 
 
 def go_back(module, seen):
@@ -223,7 +236,7 @@ def go_back(module, seen):
     try:
         call(module, "systemctl", "daemon-reload")
         if kept:
-            call(module, "systemctl", "restart", *map(_services.unit, kept))
+            start_all(module, "restart", kept)
     except NotReady as problem:
         return f"release {before} did not get ready either ({problem})" if before else "there was none before it"
     return f"release {before} runs again" if before else "there was none before it"

@@ -93,6 +93,21 @@ def test_every_reason_that_the_controller_can_give_is_explained_and_no_other():
     assert not [reason for reason in OF_EVENTS if f"| `{reason}`" not in told]
 
 
+def test_every_problem_that_an_agent_can_have_is_explained_and_no_other():
+    others = {"AnyT", "ValueT", "InternalIP"}  # words of that form which the plan of a node uses otherwise
+    made = {
+        node.value
+        for source in (SOURCES / "plan").glob("overlay*.py")
+        for node in ast.walk(ast.parse(source.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if re.fullmatch(r"([A-Z]+[a-z]*){2,}", node.value)
+    } - others
+    told = (ROOT / "docs" / "troubleshooting.md").read_text()
+    rows = told.partition("## Reasons in `MeshNode.status.problems`")[2].partition("\n## ")[0].splitlines()
+    named = [re.findall(r"`(\w+)`", row.split(" | ")[0]) for row in rows if row.startswith("| `")]
+    assert sorted(name for names in named for name in names) == sorted(made)
+
+
 @pytest.mark.parametrize("metrics", [ControllerMetrics, AgentMetrics])
 def test_every_metric_is_explained_with_its_labels(metrics):
     rows = (ROOT / "docs" / "metrics.md").read_text().splitlines()

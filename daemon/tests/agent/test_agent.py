@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 import time
+from ipaddress import ip_address
 
 from agent_process import until
 from agent_site import Site
@@ -134,6 +135,43 @@ def test_lost_api_server_keeps_the_mesh_and_its_repair(site: Site) -> None:
     site.nodes.a.space.ip("route", "del", "10.92.1.0/24", "table", "4097")
     until(lambda: site.routes() == 2, 2, lambda: agent.log)
     assert agent.process.poll() is None
+
+
+def test_prefixes_that_were_told_stay_when_the_mesh_node_is_deleted_until_others_are_told(site: Site) -> None:
+    """Node.spec.podCIDRs, which is all there is then, is no prefix of the pods here."""
+    site.write_remote(site.nodes.b.as_remote())
+    agent = site.start()
+    agent.until_notified("READY=1")
+
+    def local() -> set[str]:
+        elements = site.nodes.a.observe().marked.nft.elements["local_pods4"]
+        return {f"{ip_address(element[:4])}-{ip_address(element[4:])}" for element in elements}
+
+    def tell(*cidrs: str) -> None:
+        head = {"apiVersion": "clustermesh.io/v1alpha1", "kind": "MeshNode", "metadata": {"name": "node1"}}
+        document = json.dumps({**head, "spec": {"podCIDRs": cidrs}})
+        site.kubectl(site.api, "apply", "--server-side", "--field-manager=controller", "-f", "-", stdin=document)
+
+    assert local() == {"10.91.1.0-10.91.1.255"}
+    until(lambda: bool(site.mesh_node().get("status")), 5, lambda: agent.log)
+    tell("10.91.1.0/26")
+    until(lambda: local() == {"10.91.1.0-10.91.1.63"}, 5, lambda: agent.log)
+    table = ("route", "show", "table", "4097")
+    for moved, step in (
+        ("10.92.2.0/24", lambda: site.kubectl(site.api, "delete", "meshnodes", "--all")),
+        ("10.92.3.0/24", tell),  # made anew, by us or by the agent itself
+        ("10.92.4.0/24", lambda: site.kubectl(site.api, "label", "meshnode", "node1", "seen=true")),
+    ):
+        step()
+        time.sleep(0.5)
+        site.nodes.b.pod_cidrs[0] = moved  # which the agent follows, as ever
+        site.write_remote(site.nodes.b.as_remote())
+        until(lambda moved=moved: moved in site.nodes.a.space.ip(*table), 5, lambda: agent.log)
+        assert local() == {"10.91.1.0-10.91.1.63"}
+    tell("10.91.1.64/26")
+    until(lambda: local() == {"10.91.1.64-10.91.1.127"}, 5, lambda: agent.log)
+    tell()
+    until(lambda: local() == {"10.91.1.0-10.91.1.255"}, 5, lambda: agent.log)
 
 
 def test_once_dry_run_and_uninstall(site: Site) -> None:

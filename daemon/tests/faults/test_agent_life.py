@@ -208,6 +208,64 @@ def test_no_route_waits_while_connections_are_looked_at(nodes: Topology) -> None
     assert node.space.call(lambda: asyncio.run(routes_while_connections_are_looked_at(node, phantom(2)))) == 2
 
 
+class Leaving(Given):
+    """Inputs whose Node object may be gone."""
+
+    is_there = True
+
+    def snapshot(self) -> Inputs | None:
+        return super().snapshot() if self.is_there else None
+
+
+async def rounds_while_the_node_is_gone(node: MeshNode, strange: RemoteNode, plain: RemoteNode) -> list[str]:
+    """What the engine was asked for: first a change that takes a whole round, then one that does not."""
+    given, thread = Leaving(node), KernelThread(node.settings)
+    asked: list[str] = []
+    quick, whole = thread.engine.quick, thread.engine.whole
+
+    def recorded_quick(changed: list[Change]) -> Outcome | None:
+        outcome = quick(changed)
+        asked.append("quick" if outcome else "refused")
+        return outcome
+
+    def recorded_whole(inputs: Inputs, *, is_repair: bool) -> Outcome:
+        asked.append("whole")
+        return whole(inputs, is_repair=is_repair)
+
+    thread.engine.quick, thread.engine.whole = recorded_quick, recorded_whole
+    outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
+    reconciler = Reconciler(thread, given, metrics=Metrics(), on_outcome=outcomes.put_nowait, beat_s=0.1)
+    running = asyncio.create_task(reconciler.run())
+    try:
+        await asyncio.wait_for(outcomes.get(), 5)
+        await asyncio.sleep(0.5)  # the kernel tells of new devices, which is seen to
+        asked.clear()
+        while not outcomes.empty():
+            outcomes.get_nowait()
+        given.is_there = False
+        for remote in (strange, plain):
+            given.add(remote)
+            reconciler.wake()
+            await asyncio.sleep(0.5)
+        given.is_there = True
+        reconciler.wake()
+        await asyncio.wait_for(outcomes.get(), 5)
+        return asked
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        thread.close()
+
+
+def test_whole_round_that_is_due_stays_due_while_the_node_object_is_gone(nodes: Topology) -> None:
+    """A plan into which a change was carried only half is changed no further."""
+    node = nodes.a
+    node.remotes = [nodes.b.as_remote()]
+    contested = phantom(1, cidrs=nodes.b.pod_cidrs)
+    asked = node.space.call(lambda: asyncio.run(rounds_while_the_node_is_gone(node, contested, phantom(2))))
+    assert asked == ["refused", "whole"]
+
+
 @pytest.mark.slow
 def test_F31_disk_that_becomes_read_only_under_a_running_agent_changes_nothing(site: Site, agent: Agent) -> None:
     """It keeps no state in files; what it reads from one, it has read."""

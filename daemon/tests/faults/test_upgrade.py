@@ -32,7 +32,8 @@ def test_F17_state_of_an_earlier_release_is_adopted_not_rebuilt(nodes: Topology,
     leave_behind(nodes, release)
     nodes.b.reconcile()
     devices = {link["ifname"]: link["ifindex"] for link in nodes.a.space.ip_json("link")}
-    with Stream(nodes.pod_a, nodes.pod_b, "10.92.1.5") as stream:
+    pods, host = (nodes.pod_a, nodes.pod_b, "10.92.1.5"), (nodes.a.space, nodes.pod_b, "fd92:1::5")
+    with Stream(*pods) as stream, Stream(*host) as answers:
         driver = drive(nodes.a)
         outcome = driver.round(nodes.a.remotes)
         assert isinstance(outcome, Outcome)
@@ -44,7 +45,7 @@ def test_F17_state_of_an_earlier_release_is_adopted_not_rebuilt(nodes: Topology,
             assert changes.nft is None or not changes.nft.is_new  # replaced in one transaction at most
         driver.settle(nodes.a.remotes)
         stream.until_resumed(1)
-        assert stream.lost() == 0
+        assert stream.lost() == answers.lost() == 0
     assert devices == {link["ifname"]: link["ifindex"] for link in nodes.a.space.ip_json("link")}
 
 

@@ -83,6 +83,13 @@ def send_tcp(space: Namespace, address: str, size: int) -> tuple[str, int]:
         return client.recv(200).decode(), segment
 
 
+def opens_tcp(space: Namespace, address: str, timeout_s: float = 2) -> bool:
+    """Whether a connection to port 7000 there comes about."""
+    with space.call(lambda: socket.socket(family_of(address), socket.SOCK_STREAM)) as client:
+        client.settimeout(timeout_s)
+        return client.connect_ex((address, 7000)) == 0
+
+
 def tunnel_packet(vni: int, mac: bytes, source: str, destination: str, text: bytes = b"forged") -> bytes:
     """A VXLAN payload that carries one UDP packet to port 7000."""
     src, dst = ip_address(source), ip_address(destination)

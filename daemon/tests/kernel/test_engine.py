@@ -64,6 +64,25 @@ def test_any_damage_to_a_kernel_that_was_as_wanted_is_seen_and_repaired(nodes: T
         assert ask(nodes.pod_a, "10.92.1.5") == "10.91.1.5"
 
 
+def test_a_pod_that_comes_makes_no_new_plan_and_a_moved_underlay_does(nodes: Topology, engine: Engine) -> None:
+    def plan() -> object:
+        return nodes.a.space.call(lambda: engine.compare(inputs(nodes)))[0]
+
+    nodes.a.space.call(lambda: engine.whole(inputs(nodes)))
+    planned = plan()
+    nodes.a.space.batch("""
+        link add veth9 type veth peer name veth8
+        link set veth9 up
+        addr add 10.91.1.1/32 dev veth9
+        -6 addr add fd91:1::1/128 dev veth9""")
+    assert plan() is planned
+    for change in ("link set eth0 mtu 1400", "addr add 10.90.1.2/32 dev veth9", "link set veth9 mtu 1300"):
+        nodes.a.space.ip(*change.split())
+        before, planned = planned, plan()
+        assert planned is not before, change
+        assert plan() is planned
+
+
 def like(remote: RemoteNode, number: int) -> RemoteNode:
     """Another node of the same cluster."""
     spec = msgspec.structs.replace(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 
+import msgspec
 import pytest
 from clustermeshd.kernel import messages
 from clustermeshd.kernel.dataplane import Kernel
@@ -27,6 +31,7 @@ from clustermeshd.model.settings import Dataplane
 from hypothesis import given
 from hypothesis import strategies as st
 from kernel_topology import Namespace, Topology
+from kernel_traffic import Echo, ask
 
 MAC = bytes.fromhex("0e0000000001")
 
@@ -120,6 +125,26 @@ def test_devices_read_as_ip_prints_them(node: Namespace, kernel: Kernel) -> None
         assert (mac_text(device.mac), device.mtu, device.is_up) == (link["address"], link["mtu"], True)
 
 
+def test_interface_whose_name_is_no_text_is_read_and_told_like_others(nodes: Topology) -> None:
+    """The kernel takes nearly any bytes; the underlay may bear such a name as well."""
+    space = nodes.a.space
+    for number, name in (("77", b"v\xfe"), ("78", b"v\xff")):
+        space.ip("link", "add", os.fsdecode(name), "type", "vxlan", "id", number, "dstport", "4791", "dev", "eth0")
+    space.ip("link", "set", "eth0", "down")
+    space.ip("link", "set", "eth0", "name", os.fsdecode(b"wan\xff"))
+    space.ip("link", "set", os.fsdecode(b"wan\xff"), "up")
+    space.ip("route", "replace", "default", "via", "10.90.1.1")
+    space.ip("-6", "addr", "add", "fd90:1::2/64", "dev", os.fsdecode(b"wan\xff"), "nodad")
+    around = nodes.a.observe().around
+    assert {device.name for device in around.rival_vxlans} == {"v\\xfe", "v\\xff"}
+    nodes.a.reconcile()
+    nodes.b.reconcile()
+    device = nodes.a.observe().marked.devices["clustermesh0"]
+    assert msgspec.json.encode(device.lower) == rb'"wan\\xff"'
+    with Echo(nodes.pod_b, "10.92.1.5"):
+        assert ask(nodes.pod_a, "10.92.1.5") == "10.91.1.5"
+
+
 def test_every_error_of_a_batch_is_told_with_its_object_and_reason(node: Namespace, kernel: Kernel) -> None:
     good = bulk(600)
     bad = tuple(Route(bytes((30, 0, n % 256, n // 256)), 32, 99, None, 0) for n in range(600))
@@ -201,14 +226,21 @@ def test_nft_transaction_is_all_or_nothing_and_says_why(node: Namespace) -> None
 # ---- monitor
 
 
+@contextlib.contextmanager
+def monitoring(mesh: Topology, settings: Dataplane) -> Iterator[Monitor]:
+    """A monitor of node a that knows its addresses and devices, as after a round."""
+    local, around = mesh.a.local, mesh.a.observe().around.links
+    with contextlib.closing(mesh.a.space.call(lambda: Monitor(settings, mesh.a.kernel.ports))) as made:
+        made.expect(address.packed for address in (*local.addresses, *local.tunnel_addresses))
+        made.watch({name: around[name].index for name in ("eth0", "clustermesh0", "clustermesh0v6")})
+        made.drain()
+        yield made
+
+
 @pytest.fixture
 def monitor(mesh: Topology) -> Iterator[Monitor]:
-    made = mesh.a.space.call(lambda: Monitor(mesh.a.settings, mesh.a.kernel.ports))
-    around = mesh.a.observe().around.links
-    made.watch({name: around[name].index for name in ("eth0", "clustermesh0", "clustermesh0v6")})
-    made.drain()
-    yield made
-    made.close()
+    with monitoring(mesh, mesh.a.settings) as made:
+        yield made
 
 
 @pytest.mark.parametrize(
@@ -224,6 +256,9 @@ def monitor(mesh: Topology) -> Iterator[Monitor]:
         "ip link set clustermesh0 down",
         "ip link set eth0 mtu 1400",
         "ip addr add 10.90.1.9/24 dev eth0",
+        "ip addr add 10.90.1.2/32 dev pod0",
+        "ip addr add fd91:1::/128 dev pod0",
+        "ip addr del 10.91.1.0/32 dev lo",
         "nft flush chain inet clustermesh clamp",
         "nft delete element inet clustermesh local_pods4 { 10.91.1.0/24 }",
     ],
@@ -238,17 +273,45 @@ def test_monitor_ignores_pods_that_come_and_go_and_our_own_writes(mesh: Topology
     mesh.a.space.batch("""
         link add veth9 type veth peer name veth8
         link set veth9 up
+        link set veth8 up
+        addr add 10.91.1.1/32 dev veth9
+        -6 addr add fd91:1::1/128 dev veth9
         route add 10.91.1.9 dev veth9
         route add 10.80.0.0/16 via 10.90.1.1
         neigh add 10.91.1.9 lladdr 02:00:00:00:00:09 dev veth9
         rule add pref 50 lookup 300
     """)
     mesh.a.space.run("nft", "table inet other { chain c { type filter hook input priority 0; }\n }")
+    deadline = time.monotonic() + 2
+    while "fe80::" not in mesh.a.space.ip("-6", "addr", "show", "dev", "veth9"):  # once its peer is up
+        assert time.monotonic() < deadline
+    assert not monitor.drain()
+    mesh.a.space.ip("link", "del", "veth9")
     assert not monitor.drain()
     route = next(iter(mesh.a.observe().marked.routes.values()))
     assert mesh.a.kernel.apply(Changes(routes=Delta((), (route,)))).failures == ()
     assert mesh.a.kernel.apply(Changes(routes=Delta((route,)))).failures == ()
     assert not monitor.drain()
+
+
+@pytest.mark.parametrize(
+    ("settings", "addresses"),
+    [
+        (
+            Dataplane(underlay_cidr="10.8.0.0/16,fd08::/32"),
+            {"10.8.1.1/24": True, "fd08::1/64": True, "10.9.1.1/24": False},
+        ),
+        (Dataplane(underlay_interface="bond*"), {"10.8.1.1/24": True, "169.254.1.2/32": False, "fe80::9/64": False}),
+    ],
+    ids=["cidr", "interface"],
+)
+def test_monitor_tells_of_addresses_that_settings_may_choose(
+    mesh: Topology, settings: Dataplane, addresses: dict[str, bool]
+) -> None:
+    with monitoring(mesh, settings) as monitor:
+        for address, concerns in addresses.items():
+            mesh.a.space.ip("addr", "add", address, "dev", "pod0")
+            assert monitor.drain() is concerns, address
 
 
 def test_monitor_that_overran_counts_as_a_change_and_goes_on(mesh: Topology, monitor: Monitor) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
 from clustermeshd.model.addresses import vtep_mac
 from kernel_topology import Namespace, Topology
-from kernel_traffic import Capture, Echo, Inbox, Sink, ask, send_tcp, send_udp, tunnel_packet
+from kernel_traffic import Capture, Echo, Inbox, Sink, ask, opens_tcp, send_tcp, send_udp, tunnel_packet
 
 POD_A = {4: "10.91.1.5", 6: "fd91:1::5"}
 POD_B = {4: "10.92.1.5", 6: "fd92:1::5"}
 TUNNEL_A = {4: "10.91.1.0", 6: "fd91:1::"}
+TUNNEL_B = {4: "10.92.1.0", 6: "fd92:1::"}
+IP = {4: "ip", 6: "ip6"}
+WILDCARD = {4: "0.0.0.0", 6: "::"}
 MAC_B = bytes.fromhex(vtep_mac("cluster-2", "node1").replace(":", ""))
 VNI = {4: 4097, 6: 4098}
 families = pytest.mark.parametrize("family", [4, 6])
@@ -47,6 +52,21 @@ def test_each_family_crosses_an_underlay_of_the_other(
     device = mesh.a.observe().marked.devices[mesh.a.settings.device_of(family)]
     assert device.mtu == 1500 - overhead
     mesh.close()
+
+
+def test_cluster_whose_nodes_have_one_family_takes_both_from_one_that_chooses_that_family(nodes: Topology) -> None:
+    """Each inner family has one outer family on a node, its own where there is one: docs/coexistence.md."""
+    nodes.b.addresses = nodes.b.addresses[:1]
+    nodes.a.remotes = [nodes.b.as_remote()]
+    for chosen, reaches in (("", False), ("10.90.0.0/16", True)):
+        nodes.a.settings = replace(nodes.a.settings, underlay_cidr=chosen)
+        nodes.a.reconcile()
+        nodes.b.reconcile()
+        problems = {problem.reason for problem in nodes.a.plan()[0].problems}
+        assert problems == (set() if reaches else {"NoUnderlayAddress"})
+        with Echo(nodes.pod_b, POD_B[4]), Echo(nodes.pod_b, POD_B[6]):
+            assert ask(nodes.pod_a, POD_B[4]) == POD_A[4]
+            assert (ask(nodes.pod_a, POD_B[6], timeout_s=0.5) == POD_A[6]) is reaches
 
 
 def test_the_underlay_carries_vxlan_between_routed_node_addresses(mesh: Topology) -> None:
@@ -124,7 +144,7 @@ def test_inner_source_must_belong_to_the_node_that_sends_it(mesh: Topology, fami
         forge(mesh, mesh.a.space, family, POD_A[family])  # the same packet with an honest source arrives
         assert inbox.take(1) == (b"forged", POD_A[family])
     assert "counter packets 1 " in mesh.b.space.run("nft", "list", "chain", "inet", "clustermesh", "inner")
-    assert mesh.b.observe().dropped == {"outer": 0, "inner": 1, "arrived": 0}
+    assert mesh.b.observe().dropped == {"outer": 0, "inner": 1, "arrived": 0, "host": 0}
 
 
 @families
@@ -159,4 +179,113 @@ def test_tunnel_of_a_node_with_one_family_leads_only_to_pods_of_this_node(
     nodes.b.reconcile()
     assert len(nodes.b.observe().marked.devices) == 1
     forge(nodes, nodes.a.space, only, POD_A[only], {4: "10.90.2.2", 6: "fd90:2::2"}[only])
-    assert nodes.b.observe().dropped == {"outer": 0, "inner": 0, "arrived": 1}
+    assert nodes.b.observe().dropped == {"outer": 0, "inner": 0, "arrived": 1, "host": 0}
+
+
+def be_proxy(mesh: Topology, family: int, match: str) -> None:
+    """As kube-proxy on node b: what matches goes to its pod."""
+    to = {4: POD_B[4], 6: f"[{POD_B[6]}]"}[family]
+    rule = f"{match} udp dport 7000 dnat to {to}:7000;"
+    chain = f"chain c {{ type nat hook prerouting priority dstnat; {rule} }}"
+    mesh.b.space.run("nft", f"table {IP[family]} proxy {{ {chain}\n }}")
+
+
+@families
+def test_tunnel_leads_to_no_other_node_and_no_service(mesh: Topology, family: int) -> None:
+    """Not even to a service whose pods it may reach: which pods stand behind it is this cluster's own affair."""
+    router, service = {4: ("10.90.2.1", "10.96.0.10"), 6: ("fd90:2::1", "fd96::10")}[family]
+    be_proxy(mesh, family, f"{IP[family]} daddr {service}")
+    with Inbox(mesh.pod_b, POD_B[family]) as pod_inbox, Inbox(mesh.router, router) as router_inbox:
+        for inbox, destination in ((pod_inbox, service), (router_inbox, router)):
+            forge(mesh, mesh.a.space, family, POD_A[family], destination)
+            assert inbox.take(0.3) is None
+        assert mesh.b.observe().dropped["arrived"] == 2
+        mesh.b.space.run("nft", "flush", "chain", "inet", "clustermesh", "arrived")  # else both would get there
+        for inbox, destination in ((pod_inbox, service), (router_inbox, router)):
+            forge(mesh, mesh.a.space, family, POD_A[family], destination)
+            assert inbox.take(1) == (b"forged", POD_A[family])
+
+
+# ---- the node itself
+
+
+def addresses_of_the_node(mesh: Topology, family: int) -> list[str]:
+    """Those of node b that the tunnel leads to: its own, and the gateway that a CNI takes out of the pods' prefix."""
+    gateway = {4: "10.92.1.1/32", 6: "fd92:1::1/128"}[family]
+    mesh.b.space.ip("addr", "add", gateway, "dev", "pod0", *(["nodad"] if family == 6 else []))
+    return [TUNNEL_B[family], gateway.partition("/")[0]]
+
+
+@families
+def test_remote_pod_opens_no_port_of_the_node(mesh: Topology, family: int) -> None:
+    """Whatever listens on all addresses, as a kubelet does, is for its own cluster."""
+    addresses = addresses_of_the_node(mesh, family)
+    with Sink(mesh.b.space, WILDCARD[family]), Inbox(mesh.b.space, WILDCARD[family]) as inbox:
+        for number, address in enumerate(addresses, 1):
+            assert opens_tcp(mesh.pod_b, address)
+            assert not opens_tcp(mesh.pod_a, address, 0.3)
+            send_udp(mesh.pod_a, address, 7000, b"closed")
+            assert inbox.take(0.3) is None
+            send_udp(mesh.pod_b, address, 7000, b"open")
+            assert inbox.take(1) is not None
+            assert mesh.b.observe().dropped == {"outer": 0, "inner": 0, "arrived": 0, "host": 2 * number}
+
+
+@pytest.mark.parametrize(("family", "address"), [(4, "10.92.1.255"), (6, TUNNEL_B[6])], ids=["broadcast", "anycast"])
+def test_remote_pod_reaches_the_node_by_no_address_that_it_shares(mesh: Topology, family: int, address: str) -> None:
+    """A bridge that bears the pods' prefix makes its last address a broadcast one, or its first an anycast one."""
+    mesh.b.space.batch("addr add 10.92.1.1/24 brd + dev pod0\n-6 addr add fd92:1::1/64 dev pod0 nodad")
+    with Inbox(mesh.b.space, WILDCARD[family]) as inbox:
+        send_udp(mesh.pod_a, address, 7000, b"closed")
+        assert inbox.take(0.3) is None
+        assert mesh.b.observe().dropped["host"] == 1
+        mesh.b.space.run("nft", "flush", "chain", "inet", "clustermesh", "begin")
+        send_udp(mesh.pod_a, address, 7000, b"closed")
+        assert inbox.take(1) is not None
+
+
+@families
+def test_remote_pod_opens_no_node_port(mesh: Topology, family: int) -> None:
+    """It is judged before a proxy makes a pod of the node's address."""
+    be_proxy(mesh, family, "fib daddr type local")
+    with Inbox(mesh.pod_b, POD_B[family]) as inbox:
+        send_udp(mesh.pod_a, TUNNEL_B[family], 7000, b"closed")
+        assert inbox.take(0.3) is None
+        send_udp(mesh.router, {4: "10.90.2.2", 6: "fd90:2::2"}[family], 7000, b"open")
+        assert inbox.take(1) is not None
+    assert mesh.b.observe().dropped["host"] == 1
+
+
+@families
+def test_node_answers_a_ping_through_the_tunnel(mesh: Topology, family: int) -> None:
+    for address in addresses_of_the_node(mesh, family):
+        assert "1 received" in mesh.pod_a.run("ping", "-c1", "-W2", address)
+
+
+@families
+def test_what_the_node_itself_begins_is_answered(mesh: Topology, family: int) -> None:
+    with Sink(mesh.pod_b, POD_B[family]):
+        assert send_tcp(mesh.a.space, POD_B[family], 100_000)[0] == f"100000 {TUNNEL_A[family]}"
+    mesh.a.space.run("ping", "-c1", "-W2", POD_B[family])
+    assert mesh.a.observe().dropped["host"] == 0
+
+
+@families
+def test_node_learns_that_a_remote_pod_refuses(mesh: Topology, family: int) -> None:
+    """ICMP errors about what the node sent are no connection of their own."""
+    answer = ask(mesh.a.space, POD_B[family])
+    assert "refused" in answer, answer
+
+
+def test_node_whose_agent_does_not_probe_is_not_open_to_probes(mesh: Topology) -> None:
+    probes = mesh.b.settings.probe_port
+    with mesh.b.space.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as prober:
+        prober.bind((TUNNEL_B[4], probes))
+        prober.settimeout(0.3)
+        send_udp(mesh.a.space, TUNNEL_B[4], probes, b"let in")
+        assert prober.recv(100) == b"let in"
+        mesh.b.settings = replace(mesh.b.settings, probe_port=0)
+        mesh.b.reconcile()
+        send_udp(mesh.a.space, TUNNEL_B[4], probes, b"another flow, from another port")
+        with pytest.raises(TimeoutError):
+            prober.recv(100)

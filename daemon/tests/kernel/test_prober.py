@@ -129,6 +129,27 @@ def test_an_end_that_starts_later_is_reachable_soon_after_and_was_never_called_l
         a.close()
 
 
+@pytest.mark.parametrize(("timeout_s", "answered"), [(0.05, False), (1.0, True)])
+def test_an_answer_counts_within_the_timeout_and_not_while_others_are_still_asked(
+    mesh: Topology, timeout_s: float, answered: bool
+) -> None:
+    """The other end takes 0.1 s, and a round spreads its probes over more than that."""
+    with mesh.b.space.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as slow:
+        slow.bind((TUNNEL["b"][4], QUICK.port))
+        slow.settimeout(5)
+        a = Running(mesh.a, targets("a", {4: 1450}), Probing(interval_s=4, timeout_s=timeout_s, sample=4))
+        try:
+            for _ in range(2):  # a small and a large one
+                request, asker = slow.recvfrom(2000)
+                time.sleep(0.1)
+                slow.sendto(request[:5] + b"\x02" + request[6:24], asker)
+            time.sleep(0.5)
+        finally:
+            a.close()
+    assert bool(a.metrics.probes.labels("answered")._value.get()) is answered
+    assert bool(a.metrics.probes.labels("lost")._value.get()) is not answered
+
+
 def test_a_tunnel_address_that_moves_is_followed(probers: tuple[Topology, Running, Running]) -> None:
     mesh, a, b = probers
     a.until(BOTH)

@@ -69,6 +69,26 @@ def test_uninstall_on_a_virgin_node_touches_nothing(nodes: Topology) -> None:
     assert nodes.a.space.dump() == before
 
 
+def test_tunnel_addresses_are_known_as_ours_on_kernels_without_address_protocols(mesh: Topology) -> None:
+    """What such a kernel keeps of our marks is written here as it would keep it: a label, or a metric."""
+    space, kept = mesh.a.space, {}
+    for family, address in (("-4", "10.91.1.0/32"), ("-6", "fd91:1::/128")):
+        (found,) = [
+            entry
+            for entry in space.ip_json(family, "addr", "show", "dev", "lo")[0]["addr_info"]
+            if f"{entry['local']}/{entry['prefixlen']}" == address
+        ]
+        mark = ["label", found["label"]] if family == "-4" else ["metric", str(found["metric"])]
+        space.ip(family, "addr", "del", address, "dev", "lo")
+        space.ip(family, "addr", "add", address, "dev", "lo", *mark)
+        kept[address] = mark
+    wanted, actual = mesh.a.plan()
+    assert wanted.marked.addresses == actual.marked.addresses
+    assert len(actual.marked.addresses) == 2, kept
+    mesh.a.uninstall()
+    assert all(text not in space.ip("addr", "show", "dev", "lo") for text in ("10.91.1.0", "fd91:1::"))
+
+
 DAMAGE = {
     "route gone": "ip route del 10.92.1.0/24 table 4097",
     "route of IPv6 gone": "ip -6 route del fd92:1::/64 table 4097",

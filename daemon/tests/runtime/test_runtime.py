@@ -41,6 +41,16 @@ def test_the_service_manager_hears_each_status_once(manager):
     assert notifier.watchdog_interval_s == 3
 
 
+def test_a_start_may_take_as_long_as_there_are_signs_of_life(manager):
+    """The service manager looks at no watchdog before the service is ready, but at the time its start takes."""
+    sock, path = manager
+    notifier = Notifier({"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "9000000"})
+    notifier.alive()
+    notifier.ready()
+    notifier.alive()
+    assert received(sock) == ["EXTEND_TIMEOUT_USEC=60000000", "READY=1", "WATCHDOG=1"]
+
+
 def test_without_a_service_manager_nothing_is_sent_and_nothing_fails():
     notifier = Notifier({})
     notifier.ready()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.clustermesh.core.plugins.module_utils import _services, _wheels
+from ansible_collections.clustermesh.core.plugins.modules import daemon_services
 
 OLD, NEW = "/opt/clustermesh/releases/1-old", "/opt/clustermesh/releases/2-new"
 UNITS = {"agent": "[Unit]\nDescription=agent\n", "controller": "[Unit]\nDescription=controller\n"}
@@ -97,6 +98,35 @@ def test_a_virgin_node_gets_everything():
         remove=[],
     )
     assert todo.files == WANTED
+
+
+class Module:
+    """As far as AnsibleModule runs programs."""
+
+    @staticmethod
+    def run_command(argv: list[str]) -> tuple[int, str, str]:
+        done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60)
+        return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("does", "why"),
+    [
+        ("exec sleep 60", "clustermesh-agent.service: not ready within 0.2 seconds"),
+        ("echo 'Job for clustermesh-agent.service failed.' >&2; exit 1", "Job for clustermesh-agent.service failed."),
+        ("exit 5", "clustermesh-agent.service: systemctl restart ended with 5"),
+    ],
+    ids=["waits for its API server", "fails", "says nothing"],
+)
+def test_services_that_do_not_get_ready_are_not_waited_for_without_end(does, why, tmp_path, monkeypatch):
+    program = tmp_path / "systemctl"
+    program.write_text(f"#!/bin/sh\n{does}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(daemon_services, "READY_S", 0.2)
+    with pytest.raises(daemon_services.NotReady) as caught:
+        daemon_services.start_all(Module, "restart", ["agent"])
+    assert str(caught.value) == why
 
 
 def test_no_kubeconfig_is_shown():

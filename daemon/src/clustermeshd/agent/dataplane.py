@@ -136,8 +136,12 @@ class Reconciler:
         """One whole round; None where the inputs are not there yet."""
         inputs = self._inputs.snapshot()
         if inputs is None:
+            self._is_whole_due = True  # a quick one may have carried a change over half
             return None
         is_repair = inputs.version == self._version
+        if self._monitor is not None:
+            own = (*inputs.local.addresses, *inputs.local.tunnel_addresses)
+            self._monitor.expect(address.packed for address in own)
         with self._metrics.reconcile.time():
             outcome = await self._thread.call(self._whole, inputs, is_repair)
         self._version = inputs.version

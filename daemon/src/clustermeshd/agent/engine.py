@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
+from clustermeshd.kernel.addresses import may_be_chosen
 from clustermeshd.kernel.conntrack import Scope
 from clustermeshd.kernel.dataplane import NOTHING, Kernel
 from clustermeshd.kernel.nftsets import pods_set
@@ -77,7 +78,7 @@ class Engine:
 
     def _plan(self, inputs: Inputs, state: KernelState) -> Desired:
         """The whole plan; the one that is there where nothing that it was made from has changed."""
-        basis = (inputs.version, inputs.mtus, inputs.local, self._surroundings(state))
+        basis = (inputs.version, inputs.mtus, inputs.local, self._surroundings(inputs.local, state))
         if self._planned is None or self._planned[0] != basis:
             self._planned = None
             wanted = self._overlay.plan(inputs.local, inputs.remotes, state, inputs.mtus)
@@ -85,12 +86,22 @@ class Engine:
             self._has_lost_underlay = any(problem.reason == "NoUnderlay" for problem in wanted.problems)
         return self._planned[1]
 
-    def _surroundings(self, state: KernelState) -> object:
-        """What a plan depends on in the kernel: not our own objects, as long as the underlay is where it should be."""
+    def _surroundings(self, local: LocalNode, state: KernelState) -> object:
+        """What a plan depends on in the kernel: not our own objects, as long as the underlay is where it should be.
+
+        Of links and addresses only what the underlay may be and what is the node's: those of pods come and go.
+        """
         around, marked = state.around, state.marked
         ours = {self.settings.device_of(family) for family in (4, 6)}
-        theirs = tuple(entry for entry in around.addresses if entry.address not in marked.addresses)
-        links = {name: link for name, link in around.links.items() if name not in ours}
+        own = {address.packed for address in (*local.addresses, *local.tunnel_addresses)}
+        theirs = tuple(
+            entry
+            for entry in around.addresses
+            if entry.address not in marked.addresses
+            and (entry.address in own or may_be_chosen(entry.address, self.settings))
+        )
+        under = {entry.link for entry in theirs} | {device.lower for device in marked.devices.values()}
+        links = {name: around.links[name] for name in under & around.links.keys() - ours}
         kept = tuple(marked.devices.values()) if self._has_lost_underlay else ()
         beside = dataclasses.replace(around, links=links, addresses=theirs)
         return beside, kept, bool(around.foreign_routes and marked.rules), bool(around.rival_vxlans and marked.devices)

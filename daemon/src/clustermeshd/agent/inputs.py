@@ -30,6 +30,7 @@ class ClusterInputs:
         self._cluster_id = ""
         self._identified = asyncio.Event()
         self._version = 0
+        self._told: tuple[str, ...] = ()  # prefixes of our pods, where the controller knows better than the Node
         self._path_mtus: dict[tuple[str, str, int], int] = {}
         self._nodes: Informer[objects.Node] = Informer(
             client,
@@ -75,17 +76,13 @@ class ClusterInputs:
         await self._remotes.wait_synced()
         await self._mesh_nodes.wait_synced()
 
-    def _told(self) -> tuple[str, ...]:
-        """Prefixes of this node's pods, where the controller knows better than the Node object."""
-        return self._mesh_nodes.store.get(self._node_name, objects.MeshNode()).spec.pod_cidrs
-
     def snapshot(self) -> Inputs | None:
         """The inputs now; None while one is missing, this Node's object included: then nothing may be touched."""
         node = self.node
         if not self.has_synced or node is None:
             return None
         self._pending = {}
-        local = local_node(node, self._cluster_id, self._told())
+        local = local_node(node, self._cluster_id, self._told)
         return Inputs(local, tuple(self._remotes.store.values()), self._version, self._path_mtus)
 
     def targets(self, mtus: Mapping[tuple[str, int], int]) -> list[Target]:
@@ -96,7 +93,7 @@ class ClusterInputs:
         node = self.node
         if node is None:
             return []
-        own = {address.version: str(address) for address in local_node(node, "", self._told()).tunnel_addresses}
+        own = {address.version: str(address) for address in local_node(node, "", self._told).tunnel_addresses}
         found = []
         for remote in tuple(self._remotes.store.values()):
             spec = remote.spec
@@ -137,9 +134,12 @@ class ClusterInputs:
         self._note()
 
     def _on_mesh_node(self, change: informer.Change[objects.MeshNode]) -> None:
-        """None at all says as much as one with an empty spec, which is what we write ourselves."""
-        old, new = (node or objects.MeshNode() for node in (change.old, change.new))
-        if new.spec != old.spec:
+        """One that is gone takes nothing back, nor does one made anew, as we do ourselves, until it says something."""
+        old, new = change.old, change.new
+        told = new.spec.pod_cidrs if new is not None else ()
+        is_taken_back = bool(old and new and old.metadata.uid == new.metadata.uid and old.spec.pod_cidrs)
+        if told != self._told and (told or is_taken_back):
+            self._told = told
             self._touch()
 
     async def _identify(self) -> None:

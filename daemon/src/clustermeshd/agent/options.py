@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import socket
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from clustermeshd.model.settings import Dataplane, Ports, Probing
@@ -18,12 +18,12 @@ _HELP = {
     "rule_priority": "priority of the ip rule that leads there",
     "route_protocol": "protocol number that marks routes, nexthops, neighbours, rules and addresses as ours",
     "nft_table": "name of the nftables table (family inet)",
+    "probe_port": "UDP port of probes on the tunnel address, alike in the whole mesh",
     "use_nexthops": "route by nexthop objects where the kernel has them",
     "underlay_interface": "interfaces whose address is the underlay's (patterns, by comma) in place of InternalIP's",
     "underlay_cidr": "prefixes of which the underlay's address is one (by comma) in place of InternalIP",
 }
 _PROBE_HELP = {
-    "port": "UDP port on the tunnel address, alike in the whole mesh",
     "interval_s": "seconds from one round to the next",
     "timeout_s": "seconds until a probe counts as lost",
     "sample": "remote nodes probed in a round, all where there are no more; 0: neither probe nor answer",
@@ -50,11 +50,14 @@ class AgentOptions:
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> AgentOptions:
+        dataplane = Dataplane(**{entry.name: getattr(arguments, entry.name) for entry in fields(Dataplane)})
+        if not arguments.probe_sample:  # then nobody answers, and nothing is let in
+            dataplane = replace(dataplane, probe_port=0)
         return cls(
             node_name=arguments.node_name,
             kubeconfig=arguments.kubeconfig,
             context=arguments.context,
-            dataplane=Dataplane(**{entry.name: getattr(arguments, entry.name) for entry in fields(Dataplane)}),
+            dataplane=dataplane,
             probing=Probing(**{entry.name: getattr(arguments, f"probe_{entry.name}") for entry in fields(Probing)}),
             health_host=arguments.health_host,
             health_port=arguments.health_port,
@@ -83,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             kind = type(entry.default)
             marks.add_argument(flag, type=kind, default=entry.default, help=_HELP[entry.name])
     probes = parser.add_argument_group("probes of paths to remote nodes")
-    for entry in fields(Probing):
+    for entry in (entry for entry in fields(Probing) if entry.name in _PROBE_HELP):
         flag = f"--probe-{entry.name.replace('_s', '').replace('_', '-')}"
         name = f"probe_{entry.name}"
         probes.add_argument(

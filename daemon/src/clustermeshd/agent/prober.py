@@ -255,6 +255,8 @@ class Prober:
             waiting = self._waiting.pop(sequence, None)
             if waiting is not None and waiting[0].target.address == sender[0]:
                 probe, size, sent_at = waiting
+                if arrived - sent_at > self._settings.timeout_s:  # a round is judged later than that
+                    return
                 probe.sent[size] = arrived - sent_at
                 self._metrics.probes.labels("answered").inc()
 

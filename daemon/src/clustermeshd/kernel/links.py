@@ -109,9 +109,13 @@ def _parse_link(payload: bytes) -> tuple[Link, dict[int, bytes]]:
     _, _, index, flags, _ = _IFINFOMSG.unpack_from(payload)
     found = attributes(payload, 16)
     info = attributes(found.get(_LINKINFO, b""))
-    kind = info.get(_KIND, b"").rstrip(b"\0").decode()
-    name = found[IFLA_IFNAME].rstrip(b"\0").decode()
+    kind, name = _text(info.get(_KIND, b"")), _text(found[IFLA_IFNAME])
     return Link(index, name, _U32.unpack(found[_MTU])[0], kind, bool(flags & _IFF_UP)), found
+
+
+def _text(value: bytes) -> str:
+    """The kernel takes nearly any bytes for a name; others read what we make of it in a log, a status or an error."""
+    return value.rstrip(b"\0").decode(errors="backslashreplace")
 
 
 def _parse_device(link: Link, found: dict[int, bytes], names: Mapping[int, str]) -> Device:

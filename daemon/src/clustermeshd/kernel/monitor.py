@@ -1,21 +1,21 @@
 """Tells when somebody touched what is ours, or when the underlay moved.
 
-Two listening sockets, route netlink and nftables. Pod churn passes by on the same groups (a veth and some rules for
-each pod), so only messages about our devices, table, protocol and nftables table count, and any change of a node
-address or of the underlay's link. A socket that overran has missed something: that counts as a change too, and costs
-one resync.
+Two listening sockets, route netlink and nftables. Pod churn passes by on the same groups (a veth with its addresses
+and some rules for each pod), so only messages about our devices, table, protocol and nftables table count, and those
+about the underlay: its links with their addresses, and addresses that are the node's or may be chosen, wherever they
+appear. A socket that overran has missed something: that counts as a change too, and costs one resync.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from clustermeshd.kernel import addresses, links, messages, rules
 from clustermeshd.kernel.netlink import Netlink, Received, RepliesLost, attributes
 from clustermeshd.kernel.nftdump import NFNETLINK
-from clustermeshd.kernel.state import FdbEntry
+from clustermeshd.kernel.state import FdbEntry, Packed
 from clustermeshd.model.errors import Retriable
 from clustermeshd.model.settings import Dataplane
 
@@ -26,6 +26,7 @@ _NFT_SUBSYSTEM: Final = 10
 _NFPROTO_INET: Final = 1
 _U32: Final = struct.Struct("=I")
 _INDEX: Final = struct.Struct("=i")
+_LOOPBACK: Final = 1  # index of lo, where tunnel addresses stand
 
 
 class Monitor:
@@ -43,6 +44,7 @@ class Monitor:
         self._names = {settings.device_of(family) for family in (4, 6)}
         self._watched: frozenset[int] = frozenset()
         self._devices: dict[str, int] = {}  # ours
+        self._addresses: frozenset[Packed] = frozenset()
         self._route = Netlink(groups=_ROUTE_GROUPS)
         self._nft = Netlink(NFNETLINK, groups=(_NFT_GROUP,))
         for listener in self.sockets:
@@ -56,6 +58,10 @@ class Monitor:
         """Devices by name with their indexes whose links and neighbours count: ours and those below them."""
         self._watched = frozenset(devices.values())
         self._devices = {name: index for name, index in devices.items() if name in self._names}
+
+    def expect(self, addresses: Iterable[Packed]) -> None:
+        """The node's own addresses, which count on whatever device they come or go. To be told before a round."""
+        self._addresses = frozenset(addresses)
 
     def close(self) -> None:
         for listener in self.sockets:
@@ -81,7 +87,9 @@ class Monitor:
         if kind in (links.RTM_NEWLINK, links.RTM_DELLINK):
             return self._is_link_event(payload)
         if kind in (addresses.RTM_NEWADDR, addresses.RTM_DELADDR):
-            return True
+            address, index = addresses.read_address(payload)
+            is_known = index in self._watched or index == _LOOPBACK or address in self._addresses
+            return is_known or addresses.may_be_chosen(address, self._settings)
         if kind in (messages.RTM_NEWNEIGH, messages.RTM_DELNEIGH):
             if payload[0] == messages.AF_BRIDGE:
                 return self._is_fdb_event(kind, payload)

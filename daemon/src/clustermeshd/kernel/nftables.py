@@ -7,9 +7,12 @@
 * ``guard``: a tunnel packet (``outer``) is dropped unless its outer source is a known remote node and its inner source
   belongs to that very node (``inner``); pods may not send tunnel packets themselves (their node's masquerade would
   lend them its address); what ``arrived`` by the tunnel may go to pods of this node or its tunnel address only.
+* ``begin`` (nat, before every proxy): of what begins in the tunnel, the node's own addresses (``host``) take a ping
+  and probes of paths, nothing else. A nat chain meets the first packet of a connection only, so answers to the node
+  and ICMP errors pass, and packets between pods pay nothing for it.
 
 No rule accepts: every packet still meets the CNI's and the host's own rules. Every packet of the node meets what hangs
-at a hook, so there stands only the question whether a packet is one for the chains behind it.
+at another hook, so there stands only the question whether a packet is one for the chains behind it.
 
 An empty chain seals the rules: its name is a digest of what they do, as the kernel gives them back. Rules that it does
 not fit were edited, perhaps while no agent ran, and are written again.
@@ -42,6 +45,8 @@ _CHAINS: Final = {
     "outer": None,
     "inner": None,
     "arrived": None,
+    "begin": ("nat", "prerouting", -110),  # dstnat - 10
+    "host": None,
 }
 _ETHERTYPE: Final = {4: "0x0800", 6: "0x86dd"}
 _HOOKS: Final = {"prerouting": 0, "forward": 2, "postrouting": 4}  # NF_INET_*
@@ -63,10 +68,10 @@ class Tunnel:
     source: Packed | None
 
 
-def desired_table(tunnels: Iterable[Tunnel], elements: Mapping[str, Set[Element]], port: int) -> NftTable:
+def desired_table(tunnels: Iterable[Tunnel], elements: Mapping[str, Set[Element]], settings: Dataplane) -> NftTable:
     """The table as it should be: rules from the devices, sets and elements by set name."""
     kinds = {name: kind for name in sorted({*FIXED, *elements}) if (kind := set_kind(name)) is not None}
-    rules = _rules(sorted(tunnels, key=lambda tunnel: tunnel.family), kinds, port)
+    rules = _rules(sorted(tunnels, key=lambda tunnel: tunnel.family), kinds, settings)
     return NftTable(
         chains=frozenset(
             (name, BaseChain(base[0], _HOOKS[base[1]], base[2]) if base else None) for name, base in _CHAINS.items()
@@ -237,20 +242,26 @@ def _element_commands(name: str, changed: Mapping[str, Collection[Element]]) -> 
     ]
 
 
-def _rules(tunnels: Iterable[Tunnel], sets: Iterable[str], port: int) -> list[tuple[str, str]]:
+def _rules(tunnels: Iterable[Tunnel], sets: Iterable[str], settings: Dataplane) -> list[tuple[str, str]]:
     """All rules as (chain, text), chain by chain."""
     tunnels = list(tunnels)
     chains: dict[str, list[str]] = {chain: [] for chain in _CHAINS}
-    chains["guard"].append(f"udp dport {port} jump outer")
-    chains["outer"].append("fib daddr type != unicast goto inner")  # broadcast and multicast are delivered too
+    chains["guard"].append(f"udp dport {settings.port} jump outer")
+    # not "local": broadcast, multicast and anycast are delivered too
+    chains["outer"].append("fib daddr type != unicast goto inner")
     for family in (4, 6):
         ip = IP[family]
         local, remote = f"@{pods_set('local', family)}", f"@{pods_set('remote', family)}"
         chains["exempt"].append(f"{ip} saddr {local} {ip} daddr {remote} snat {ip} to {ip} saddr")
         chains["outer"].append(f"{ip} saddr {local} {ip} daddr @{nodes_set(family)} counter drop")
     if tunnels:
+        from_tunnel = f'iifname "{_pattern([tunnel.device for tunnel in tunnels])}"'
         chains["clamp"].append("tcp flags syn jump mss")
-        chains["guard"].append(f'iifname "{_pattern([tunnel.device for tunnel in tunnels])}" jump arrived')
+        chains["guard"].append(f"{from_tunnel} jump arrived")
+        chains["begin"].append(f"{from_tunnel} ct state new fib daddr type != unicast jump host")
+        chains["host"] += ["icmp type echo-request return", "icmpv6 type echo-request return"]
+        if settings.probe_port:
+            chains["host"].append(f"udp dport {settings.probe_port} return")
     for tunnel in tunnels:
         ip, local = IP[tunnel.family], f"@{pods_set('local', tunnel.family)}"
         device = f'"{tunnel.device}"'
@@ -265,6 +276,7 @@ def _rules(tunnels: Iterable[Tunnel], sets: Iterable[str], port: int) -> list[tu
             chains["exempt"].append(f"oifname {device} {ip} saddr != {local} snat {ip} to {source}")
             own = f" {ip} daddr != {source}"
         chains["arrived"].append(f"iifname {device} {ip} daddr != {local}{own} counter drop")
+        chains["host"].append(f"iifname {device} counter drop")
         chains["inner"] += [
             f"@th,96,24 {tunnel.vni} @th,224,16 {_ETHERTYPE[tunnel.family]} {match} return"
             for name in sets

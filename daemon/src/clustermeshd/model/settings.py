@@ -24,6 +24,7 @@ class Dataplane:
     ``device`` names the VXLAN device of inner IPv4; the one of inner IPv6 has the suffix ``v6`` and ``vni + 1``
     (two devices of one VNI cannot share a socket). ``route_protocol`` is 5..255, see ``rtm_protocol`` in rtnetlink(7).
     ``use_nexthops``: by nexthop objects where the kernel has them; else, or without, each route has its own gateway.
+    ``probe_port``: what remote nodes may reach on the tunnel address, see ``Probing``; 0 for nothing.
     Tunnel packets leave from the node's InternalIP, unless ``underlay_interface`` (name patterns as of a shell) or
     ``underlay_cidr`` (prefixes), each a comma-separated list, choose another address of the node.
     """
@@ -35,6 +36,7 @@ class Dataplane:
     rule_priority: int = 98
     route_protocol: int = 77
     nft_table: str = "clustermesh"
+    probe_port: int = 9473
     use_nexthops: bool = True
     underlay_interface: str = ""
     underlay_cidr: str = ""
@@ -66,7 +68,7 @@ class Probing:
     ``port`` is alike in the whole mesh; ``sample`` 0 switches probing off, answering included.
     """
 
-    port: int = 9473
+    port: int = Dataplane().probe_port
     interval_s: float = 10.0
     timeout_s: float = 1.0
     sample: int = 16

@@ -116,7 +116,7 @@ class Overlay:
         self._routed: dict[object, Route] = {}
         self._elements: dict[str, set[Element]] = {}
         self._owners: dict[int, tuple[str, str]] = {}
-        self._table = nftables.desired_table((), {}, self._settings.port)
+        self._table = nftables.desired_table((), {}, self._settings)
         self._odd_ids: frozenset[int] = frozenset()  # ids that are not, or cannot be, what the hash alone gives
         self._has_foreign_nft = False
         self._problems: tuple[Problem, ...] = ()
@@ -162,7 +162,7 @@ class Overlay:
         self._addresses = site.addresses(self._families)
         self._problems = tuple(dict.fromkeys(problems))
         self._table = nftables.desired_table(
-            [base.tunnel for base in self._bases.values()], self._elements, self._settings.port
+            [base.tunnel for base in self._bases.values()], self._elements, self._settings
         )
         return self._desired()
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import os
 import socket
+from typing import Final
+
+_PATIENCE_S: Final = 60  # how long a start may go on after a sign of life
 
 
 class Notifier:
@@ -20,9 +23,11 @@ class Notifier:
         usec = env.get("WATCHDOG_USEC", "")
         self.watchdog_interval_s = int(usec) / 3e6 if usec.isdigit() and int(usec) > 0 else None
         self._last_status = ""
+        self._is_ready = False
 
     def ready(self) -> None:
         """The first complete sync is done."""
+        self._is_ready = True
         self._send("READY=1")
 
     def status(self, text: str) -> None:
@@ -33,8 +38,13 @@ class Notifier:
             self._send(f"STATUS={line}")
 
     def alive(self) -> None:
-        """To be called from the loop that does the real work."""
-        if self.watchdog_interval_s is not None:
+        """To be called from the loop that does the real work, or waits for it.
+
+        Until the service is ready its manager looks at no watchdog, but at the time that the start takes.
+        """
+        if not self._is_ready:
+            self._send(f"EXTEND_TIMEOUT_USEC={_PATIENCE_S * 1_000_000}")
+        elif self.watchdog_interval_s is not None:
             self._send("WATCHDOG=1")
 
     def stopping(self) -> None:
