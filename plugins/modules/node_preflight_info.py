@@ -25,6 +25,11 @@ options:
     description: The Python that is to run the daemons.
     type: path
     default: /usr/bin/python3
+  daemon_mode:
+    description: How the daemons are to run; an image brings Python, the nftables library and all else but the kernel along (V(kubernetes)).
+    type: str
+    choices: [systemd, kubernetes]
+    default: systemd
   controller_time:
     description: Seconds since 1970 on the machine that runs Ansible, right before this task; 0 leaves the clock alone.
     type: float
@@ -127,11 +132,12 @@ def main():
         "name": {"type": "str", "required": True},
         "address": {"type": "str", "default": ""},
         "python": {"type": "path", "default": "/usr/bin/python3"},
+        "daemon_mode": {"type": "str", "choices": ["systemd", "kubernetes"], "default": "systemd"},
         "controller_time": {"type": "float", "default": 0.0},
     }
     module = AnsibleModule(arguments, supports_check_mode=True)
-    facts = facts_of(module)
-    findings = _node.findings(module.params["name"], facts, module.params["python"])
+    params, facts = module.params, facts_of(module)
+    findings = _node.findings(params["name"], facts, params["python"], params["daemon_mode"])
     module.exit_json(changed=False, facts=facts, findings=findings)
 
 

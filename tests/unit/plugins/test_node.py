@@ -42,6 +42,20 @@ def test_each_missing_thing_is_one_finding_that_says_what_to_do(changes, ids):
     assert all(item["hint"] in item["text"] and "oslo/n1" in item["text"] for item in found)
 
 
+def test_a_node_that_runs_the_image_needs_the_kernel_and_nothing_else():
+    bare = {"python": "", "venv": False, "nftables_library": False, "systemd": 0}
+    lacking = {"vxlan": False, "nftables": False, "nexthops": False, "mtu": 1300, "clock_offset": 30.0}
+    assert _node.findings("oslo/n1", {**GOOD, **bare}, "/usr/bin/python3", "kubernetes") == []
+    found = _node.findings("oslo/n1", {**GOOD, **bare, **lacking}, "/usr/bin/python3", "kubernetes")
+    assert [item["id"] for item in found] == [
+        "node-vxlan",
+        "node-nftables",
+        "node-nexthops",
+        "node-mtu",
+        "clock",
+    ]
+
+
 def test_different_mtus_name_a_node_of_each():
     assert _node.unequal_mtus({"a": 1500, "b": 1500, "c": 0}) == []
     (found,) = _node.unequal_mtus({"a": 1500, "b": 9000})
