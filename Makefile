@@ -74,14 +74,14 @@ $(VENV)/.ready: requirements-dev.txt daemon/pyproject.toml lab/pyproject.toml
 	@echo "==> Python environment in $(VENV)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python 3.11 or newer is needed")'
 	@$(PYTHON) -m venv $(VENV) || { echo "apt-get install python3-venv, then again" >&2; exit 1; }
-	@$(VENV)/bin/pip install --quiet uv
+	@sed -n '/^uv==/,/# via/p' requirements-dev.txt | $(VENV)/bin/pip install --quiet --require-hashes -r /dev/stdin
 	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --require-hashes -r requirements-dev.txt
 	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation -e daemon -e lab
 	@touch $@
 
 venv: $(VENV)/.ready ## the Python environment with everything the other commands use
 
-$(WHEELS)/.ready: $(DAEMON) daemon/requirements.txt
+$(WHEELS)/.ready: $(DAEMON) daemon/requirements.txt requirements-dev.txt
 	@echo "==> Wheels of the daemon and its dependencies in $(WHEELS)"
 	@rm -rf $(WHEELS) && mkdir -p $(WHEELS)
 	@umask 022; export SOURCE_DATE_EPOCH="$$(git log -1 --format=%ct -- daemon 2> /dev/null || echo 315532800)"; \

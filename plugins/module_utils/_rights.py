@@ -24,7 +24,7 @@ OWN = (*KEEP, "delete")
 LIST = ("list", "create", "patch", "delete")  # all of them are read at once
 
 MESH = (
-    ((*KEEP,), "", "namespaces", ""),
+    (KEEP, "", "namespaces", ""),
     (OWN, "", "serviceaccounts", NAMESPACE),
     ((*OWN, "list"), "", "secrets", NAMESPACE),
     (OWN, RBAC, "clusterroles", ""),
