@@ -78,17 +78,19 @@ $(VENV)/.ready: requirements-dev.txt daemon/pyproject.toml lab/pyproject.toml
 	@echo "==> Python environment in $(VENV)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python 3.11 or newer is needed")'
 	@$(PYTHON) -m venv $(VENV) || { echo "apt-get install python3-venv, then again" >&2; exit 1; }
-	@$(VENV)/bin/pip install --quiet uv
-	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python -r requirements-dev.txt -e daemon -e lab
+	@sed -n '/^uv==/,/# via/p' requirements-dev.txt | $(VENV)/bin/pip install --quiet --require-hashes -r /dev/stdin
+	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --require-hashes -r requirements-dev.txt
+	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation -e daemon -e lab
 	@touch $@
 
 venv: $(VENV)/.ready ## the Python environment with everything the other commands use
 
-$(WHEELS)/.ready: $(DAEMON) requirements-dev.txt
+$(WHEELS)/.ready: $(DAEMON) daemon/requirements.txt requirements-dev.txt
 	@echo "==> Wheels of the daemon and its dependencies in $(WHEELS)"
 	@rm -rf $(WHEELS) && mkdir -p $(WHEELS)
 	@umask 022; export SOURCE_DATE_EPOCH="$$(git log -1 --format=%ct -- daemon 2> /dev/null || echo 315532800)"; \
-		$(VENV)/bin/pip wheel --quiet ./daemon --constraint requirements-dev.txt --wheel-dir $(WHEELS)
+		$(VENV)/bin/pip wheel --quiet --require-hashes -r daemon/requirements.txt --wheel-dir $(WHEELS); \
+		$(VENV)/bin/pip wheel --quiet --no-deps --no-build-isolation ./daemon --wheel-dir $(WHEELS)
 	@cd $(WHEELS) && sha256sum *.whl > SHA256SUMS
 	@rm -rf daemon/build && touch $@
 
@@ -105,8 +107,10 @@ collections: collections/ansible_collections/clustermesh/core ## the link by whi
 collections/ansible_collections/clustermesh/core:
 	@mkdir -p $(@D) && ln -sfn ../../.. $@
 
-lock: venv ## pin requirements-dev.in into requirements-dev.txt
-	@uv pip compile --quiet --python-version 3.11 --no-header --annotation-style line requirements-dev.in -o requirements-dev.txt
+LOCK := uv pip compile --quiet --python-version 3.11 --no-header --annotation-style line --generate-hashes
+lock: venv ## pin requirements-dev.in into requirements-dev.txt, and of these what the daemon needs; with hashes
+	@$(LOCK) requirements-dev.in -o requirements-dev.txt
+	@$(LOCK) daemon/pyproject.toml --constraint requirements-dev.txt -o daemon/requirements.txt
 
 clean: ## what the set-up made in this checkout (caches of the user stay)
 	@rm -rf $(VENV) collections $(WHEELS) daemon/build lab/build

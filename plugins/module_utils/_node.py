@@ -14,9 +14,10 @@ SYSTEMD = 247
 MTU = 1280 + 70  # what IPv6 needs inside of VXLAN over IPv6
 
 
-def findings(name, facts, python):
+def findings(name, facts, python, daemon_mode="systemd"):
     """What stands against running the daemons; None among the facts is what could not be told."""
-    found = [*_programs(name, facts, python), *_kernel(name, facts)]
+    programs = _programs(name, facts, python) if daemon_mode == "systemd" else ()  # an image has its own
+    found = [*programs, *_kernel(name, facts)]
     if abs(facts["clock_offset"]) > CLOCK_S:
         message = f"the clock of {name} is {facts['clock_offset']:+.0f} s off that of this machine"
         found.append(finding("clock", name, message, "run NTP on both: tokens are judged by clocks", "warning"))

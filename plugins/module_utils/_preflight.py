@@ -85,7 +85,15 @@ def network_of(pools, felix, daemon_sets):
     }
 
 
-FELIX = ("bpfEnabled", "routeSource", "routeTableRanges", "vxlanEnabled", "vxlanMTU", "vxlanPort", "vxlanVNI")
+# what holds where FelixConfiguration does not say
+DEFAULTS = {
+    "routeSource": "CalicoIPAM",
+    "vxlanEnabled": True,  # by the pools, which are of VXLAN in all clusters that are compared
+    "vxlanMTU": 0,  # by the interface
+    "vxlanPort": 4789,
+    "vxlanVNI": 4096,
+}
+FELIX = ("bpfEnabled", "routeTableRanges", *DEFAULTS)
 
 
 def _encapsulation(spec):
@@ -117,7 +125,7 @@ def own_findings(facts):
     found += [*_skew(facts, version), *_clock(facts), *_calico(facts)]
     if facts["denied"]:
         message = f"these rights are missing: {', '.join(facts['denied'])}"
-        found.append(finding("rights", name, message, "use a kubeconfig with administrative rights"))
+        found.append(finding("rights", name, message, "grant them, or use a kubeconfig with administrative rights"))
     if not facts["pod_cidrs"]:
         message = "no Node has podCIDRs: the addresses of pods are unknown"
         hint = "set mesh_pod_cidrs of this cluster when its CNI hands out addresses by itself"
@@ -143,9 +151,9 @@ def _clock(facts):
 
 def _calico(facts):
     """What of Calico's settings stands in the way; see docs/coexistence.md."""
-    name, settings = facts["name"], facts.get("calico") or {}
+    name, settings = facts["name"], {**DEFAULTS, **(facts.get("calico") or {})}
     where = f"in FelixConfiguration default of {name}"
-    if (settings.get("vxlanVNI", 4096), settings.get("vxlanPort", 4789)) == OURS:
+    if (settings["vxlanVNI"], settings["vxlanPort"]) == OURS:
         message = f"Calico's VXLAN has VNI {OURS[0]} and port {OURS[1]}, which are the mesh's"
         yield finding("calico-vxlan", name, message, f"change vxlanVNI or vxlanPort {where}, or set --vni or --port")
     for span in _spans(settings.get("routeTableRanges")):
@@ -167,17 +175,30 @@ def _spans(ranges):
 
 
 def _unaligned(clusters):
-    """Calico clusters whose VXLAN settings differ from those of the first; its own mesh would need them equal."""
-    keys = ("routeSource", "vxlanPort", "vxlanVNI")
+    """Settings of Calico's VXLAN that differ between clusters; its own mesh would need them equal.
+
+    A finding names the clusters that are not as most are; all of them where no value is that of most.
+    """
     with_vxlan = [facts for facts in clusters if "vxlan" in (facts.get("encapsulation") or "")]
-    for facts in with_vxlan[1:]:
-        first = with_vxlan[0]
-        differ = [k for k in keys if (facts.get("calico") or {}).get(k) != (first.get("calico") or {}).get(k)]
-        if differ:
-            names = f"{first['name']},{facts['name']}"
-            message = f"Calico of {first['name']} and of {facts['name']} differ in {', '.join(differ)}"
-            hint = "make FelixConfiguration default equal if you also use Calico's own cluster mesh; this mesh does not need it"
-            yield finding("calico-alignment", names, message, hint, "warning")
+    for key, default in DEFAULTS.items():
+        groups = {}
+        for facts in sorted(with_vxlan, key=lambda facts: facts["name"]):
+            groups.setdefault((facts.get("calico") or {}).get(key, default), []).append(facts["name"])
+        if len(groups) < 2:
+            continue
+        sides = sorted(groups.items(), key=lambda side: -len(side[1]))
+        is_tied = len(sides[0][1]) == len(sides[1][1])
+        named = sorted(name for _value, names in sides[0 if is_tied else 1 :] for name in names)
+        said = ", ".join(f"{value} in {_few(names)}" for value, names in sides)
+        hint = f"make {key} of FelixConfiguration default equal if you also use Calico's own cluster mesh; this mesh does not need it"
+        yield finding("calico-alignment", ",".join(named), f"Calico's {key} is {said}", hint, "warning")
+
+
+def _few(names):
+    return ", ".join(names) if len(names) <= FEW else f"{', '.join(names[:FEW])} and {len(names) - FEW} more"
+
+
+FEW = 3
 
 
 def findings(clusters):

@@ -61,9 +61,14 @@ def plan(wanted, release, keep, seen):
     )
 
 
+def wanted_of(file):
+    """A file as it must be."""
+    return Found(file.content, "root", file.group, file.mode)
+
+
 def is_there(file, found):
     """Whether a file is as it must be; ``found`` is None where there is none."""
-    return found == _wanted(file)
+    return found == wanted_of(file)
 
 
 def too_old(releases, stay, keep):
@@ -79,7 +84,7 @@ def diff(todo, seen):
     if todo.folder:
         entries.append(_entry(SETTINGS, _rights(seen["folder"]), "root:root 0755"))
     for file in todo.files:
-        texts = [_shown(file, found) for found in (seen["files"].get(file.path), _wanted(file))]
+        texts = [_shown(file, found) for found in (seen["files"].get(file.path), wanted_of(file))]
         entries += [_entry(file.path, *texts)]
     if todo.link:
         entries.append(_entry("release", seen["link"], todo.link))
@@ -88,10 +93,6 @@ def diff(todo, seen):
     entries += [_entry(unit(service), "", "restarted") for service in todo.restart]
     entries += [_entry(unit(service), "", "started") for service in todo.start]
     return entries + [_entry("old release", path, "") for path in todo.remove]
-
-
-def _wanted(file):
-    return Found(file.content, "root", file.group, file.mode)
 
 
 def _rights(found):

@@ -12,8 +12,8 @@ author: The Clustermesh authors (@clustermesh)
 description:
   - Has users, settings and units of the daemons on a node, lets it forward packets, links C(current) to a release that is
     installed, restarts at once what changed, and waits until all of it says that it is ready.
-  - When a daemon does not get ready within 90 seconds, units and link go back, the release before runs again, and the module
-    fails with the reason. The kubeconfigs stay, since the old ones may be no good any more.
+  - When a daemon does not get ready within 90 seconds, units, kubeconfigs and link go back to what they were, the release
+    before runs again, and the module fails with the reason.
   - Removes releases beyond O(keep) once all is well.
 options:
   release:
@@ -112,6 +112,11 @@ def name_of(find, number):
         return str(number)
 
 
+def number_of(find, name):
+    """Number of a user or group, by what name_of said."""
+    return int(name) if name.isdigit() else find(name)[2]
+
+
 def rights(path):
     """Owner, group and mode; None where there is nothing."""
     if not path.exists():
@@ -167,17 +172,18 @@ def add_user(module, name):
     call(module, *argv, *group, name)
 
 
-def write(module, path, text, group, mode):
-    """Writes a file at once, never readable for others on the way."""
+def write(module, path, wanted):
+    """Has a file at once, never readable for others on the way."""
     path = Path(path)
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".clustermesh-")
     part = Path(name)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            os.fchown(file.fileno(), 0, grp.getgrnam(group).gr_gid)
-            os.fchmod(file.fileno(), mode)
+            file.write(wanted.content)
+            owner, group = number_of(pwd.getpwnam, wanted.owner), number_of(grp.getgrnam, wanted.group)
+            os.fchown(file.fileno(), owner, group)
+            os.fchmod(file.fileno(), wanted.mode)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -202,7 +208,7 @@ def prepare(module, todo):
         os.chown(folder, 0, 0)
         folder.chmod(0o755)
     for file in todo.files:
-        write(module, file.path, file.content, file.group, file.mode)
+        write(module, file.path, _services.wanted_of(file))
     for key in todo.sysctls:
         sysctl(key).write_text("1\n", encoding="ascii")
     if todo.link:
@@ -222,22 +228,18 @@ def start(module, todo):
 
 
 def go_back(module, seen):
-    """Runs the release before with its units; what became of it."""
-    units = {
-        service: seen["files"].get(f"{_services.UNITS}/{_services.unit(service)}")
-        for service in module.params["units"]
-    }
-    kept = {service: found for service, found in units.items() if found}
-    for service, found in kept.items():
-        write(module, f"{_services.UNITS}/{_services.unit(service)}", found.content, "root", 0o644)
-    if seen["link"]:
-        set_link(Path(module.params["root"]), seen["link"])
-    before = Path(seen["link"]).name
+    """Runs the release before with its units and kubeconfigs; what became of it."""
+    before, services = Path(seen["link"]).name, module.params["units"]
+    kept = [service for service in services if f"{_services.UNITS}/{_services.unit(service)}" in seen["files"]]
     try:
+        for path, found in seen["files"].items():
+            write(module, path, found)
+        if seen["link"]:
+            set_link(Path(module.params["root"]), seen["link"])
         call(module, "systemctl", "daemon-reload")
         if kept:
             start_all(module, "restart", kept)
-    except NotReady as problem:
+    except (NotReady, OSError, KeyError) as problem:
         return f"release {before} did not get ready either ({problem})" if before else "there was none before it"
     return f"release {before} runs again" if before else "there was none before it"
 

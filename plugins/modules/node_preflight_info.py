@@ -25,6 +25,11 @@ options:
     description: The Python that is to run the daemons.
     type: path
     default: /usr/bin/python3
+  daemon_mode:
+    description: How the daemons are to run; an image brings Python, the nftables library and all else but the kernel along (V(kubernetes)).
+    type: str
+    choices: [systemd, kubernetes]
+    default: systemd
   controller_time:
     description: Seconds since 1970 on the machine that runs Ansible, right before this task; 0 leaves the clock alone.
     type: float
@@ -78,21 +83,30 @@ print(platform.python_version(), has_venv, nft)
 """
 
 
+def run(module, *argv):
+    """How a program ends and what it prints; None and nothing where it is not there."""
+    try:
+        return module.run_command(list(argv), handle_exceptions=False)[:2]
+    except OSError:
+        return None, ""
+
+
 def output(module, *argv):
     """What a program prints; empty when it fails or is not there."""
-    code, out, dummy = module.run_command(list(argv))
+    code, out = run(module, *argv)
     return out.strip() if code == 0 else ""
 
 
 def has_feature(module, name):
-    """Whether the kernel has a feature that may be built in or a module, loaded or not."""
+    """Whether the kernel has a feature that may be built in or a module, loaded or not; None where that cannot be told."""
     release = os.uname().release
     builtin = Path(f"/lib/modules/{release}/modules.builtin")
     if Path(f"/sys/module/{name}").exists() or (builtin.exists() and f"/{name}.ko" in builtin.read_text()):
         return True
     if not builtin.exists():
         return None  # a kernel without a module tree does not say
-    return module.run_command(["modprobe", "--dry-run", "--quiet", name])[0] == 0
+    code = run(module, "modprobe", "--dry-run", "--quiet", name)[0]
+    return None if code is None else code == 0
 
 
 def mtu(module, address):
@@ -115,7 +129,7 @@ def facts_of(module):
         "systemd": int(systemd.group(1)) if systemd else 0,
         "vxlan": has_feature(module, "vxlan"),
         "nftables": has_feature(module, "nf_tables"),
-        "nexthops": module.run_command(["ip", "nexthop", "show"])[0] == 0,
+        "nexthops": run(module, "ip", "nexthop", "show")[0] == 0,
         "mtu": mtu(module, params["address"]),
         "clock_offset": round(now - params["controller_time"], 1) if params["controller_time"] else 0.0,
     }
@@ -127,11 +141,12 @@ def main():
         "name": {"type": "str", "required": True},
         "address": {"type": "str", "default": ""},
         "python": {"type": "path", "default": "/usr/bin/python3"},
+        "daemon_mode": {"type": "str", "choices": ["systemd", "kubernetes"], "default": "systemd"},
         "controller_time": {"type": "float", "default": 0.0},
     }
     module = AnsibleModule(arguments, supports_check_mode=True)
-    facts = facts_of(module)
-    findings = _node.findings(module.params["name"], facts, module.params["python"])
+    params, facts = module.params, facts_of(module)
+    findings = _node.findings(params["name"], facts, params["python"], params["daemon_mode"])
     module.exit_json(changed=False, facts=facts, findings=findings)
 
 

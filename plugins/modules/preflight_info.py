@@ -11,7 +11,7 @@ version_added: 0.1.0
 author: The Clustermesh authors (@clustermesh)
 description:
   - Reads what must be known of a cluster before it is meshed, whether it answers, its version and id, the address ranges
-    of its pods, services and nodes, its CNI, its clock, and whether the caller may write what the mesh needs.
+    of its pods, services and nodes, its CNI, its clock, and whether the caller may do all that the mesh needs.
   - Fails only on wrong options. An unreachable cluster is a finding.
 options:
   name:
@@ -28,6 +28,20 @@ options:
     type: list
     elements: dict
     default: []
+  daemon_mode:
+    description: How the daemons are to run; V(kubernetes) takes rights to workloads.
+    type: str
+    choices: [systemd, kubernetes]
+    default: systemd
+  token_type:
+    description: Which tokens peers are to get, as M(clustermesh.core.remote_access) has it; V(request) takes the right to ask for them.
+    type: str
+    choices: [secret, request]
+    default: secret
+  pools:
+    description: Whether the underlay is to route to a peer of this cluster, which takes rights to IPPools where Calico is its CNI.
+    type: bool
+    default: false
 extends_documentation_fragment:
   - clustermesh.core.cluster
   - clustermesh.core.attributes.info
@@ -75,28 +89,15 @@ findings:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.clustermesh.core.plugins.module_utils import _preflight
+from ansible_collections.clustermesh.core.plugins.module_utils import _pools, _preflight, _rights
 from ansible_collections.clustermesh.core.plugins.module_utils._args import spec
 from ansible_collections.clustermesh.core.plugins.module_utils._client import ClusterError, Refused, client_of
-from ansible_collections.clustermesh.core.plugins.module_utils._objects import NAMESPACE
-
-RBAC = "rbac.authorization.k8s.io"
-NEEDED = (
-    ("", "namespaces", ""),
-    ("", "serviceaccounts", NAMESPACE),
-    ("", "secrets", NAMESPACE),
-    (RBAC, "clusterroles", ""),
-    (RBAC, "clusterrolebindings", ""),
-    (RBAC, "roles", NAMESPACE),
-    (RBAC, "rolebindings", NAMESPACE),
-    ("apiextensions.k8s.io", "customresourcedefinitions", ""),
-    ("clustermesh.io", "remoteclusterconfigurations", ""),
-)
 
 
-def is_allowed(client, group, resource, verb, namespace=""):
+def is_allowed(client, right):
     """Whether the caller may do that (SelfSubjectAccessReview)."""
-    attributes = {"group": group, "resource": resource, "verb": verb, "namespace": namespace}
+    resource, dummy, subresource = right.resource.partition("/")
+    attributes = {**right._asdict(), "resource": resource, "subresource": subresource}
     body = {
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SelfSubjectAccessReview",
@@ -106,15 +107,11 @@ def is_allowed(client, group, resource, verb, namespace=""):
     return bool((answer.get("status") or {}).get("allowed"))
 
 
-def denied(client):
+def denied(client, wanted):
     """What the caller may not do and must; one question for administrators."""
-    if is_allowed(client, "*", "*", "*"):
+    if is_allowed(client, _rights.Right("*", "*", "*")):
         return []
-    missing = []
-    for group, resource, namespace in NEEDED:
-        if not all(is_allowed(client, group, resource, verb, namespace) for verb in ("get", "patch", "delete")):
-            missing.append(f"write {resource}{'.' + group if group else ''}")
-    return missing
+    return _rights.missing(lambda right: is_allowed(client, right), wanted)
 
 
 def service_cidrs(client):
@@ -128,29 +125,34 @@ def service_cidrs(client):
     return (service.get("spec") or {}).get("clusterIPs") or []
 
 
-def network_of(client):
-    """CNI and encapsulation, from Calico's objects where they are served, and names of DaemonSets."""
-    pools = client.get("/apis/crd.projectcalico.org/v1/ippools")
-    felix = client.get("/apis/crd.projectcalico.org/v1/felixconfigurations/default") if pools else None
-    names = [item["metadata"]["name"] for item in client.items("/apis/apps/v1/daemonsets")]
-    return _preflight.network_of(pools and pools["items"], (felix or {}).get("spec") or {}, names)
+def calico(client):
+    """The version of Calico's objects that is served, its pools and its settings; None, None and nothing without Calico."""
+    for version in _pools.VERSIONS:
+        pools = client.get(f"/apis/{version}/ippools")
+        if pools is not None:
+            felix = client.get(f"/apis/{version}/felixconfigurations/default") or {}
+            return version, pools["items"], felix.get("spec") or {}
+    return None, None, {}
 
 
 def facts_of(module, client):
     """The facts of the cluster; of an unreachable one, that."""
-    name = module.params["name"]
+    params, name = module.params, module.params["name"]
     try:
         version = client.request("GET", "/version")["gitVersion"]
+        served, pools, felix = calico(client)
+        daemon_sets = [item["metadata"]["name"] for item in client.items("/apis/apps/v1/daemonsets")]
         facts = _preflight.facts_of(
             name,
             version,
             client.get("/api/v1/namespaces/kube-system"),
             client.items("/api/v1/nodes"),
             service_cidrs(client),
-            module.params["pod_cidrs"],
-            network_of(client),
+            params["pod_cidrs"],
+            _preflight.network_of(pools, felix, daemon_sets),
         )
-        return {**facts, "denied": denied(client), "clock_offset": client.clock_offset}
+        wanted = _rights.needed(params["daemon_mode"], params["token_type"], served, params["pools"])
+        return {**facts, "denied": denied(client, wanted), "clock_offset": client.clock_offset}
     except Refused as problem:
         if problem.status in (401, 403):
             return _preflight.unreachable(name, f"the credentials are not enough: {problem}")
@@ -165,6 +167,9 @@ def main():
         name={"type": "str", "required": True},
         pod_cidrs={"type": "list", "elements": "str", "default": []},
         others={"type": "list", "elements": "dict", "default": []},
+        daemon_mode={"type": "str", "choices": ["systemd", "kubernetes"], "default": "systemd"},
+        token_type={"type": "str", "choices": ["secret", "request"], "default": "secret", "no_log": False},
+        pools={"type": "bool", "default": False},
     )
     module = AnsibleModule(arguments, supports_check_mode=True)
     facts = facts_of(module, client_of(module))

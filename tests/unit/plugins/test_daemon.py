@@ -144,6 +144,72 @@ def test_the_release_that_runs_and_the_one_before_stay_whatever_their_age():
     assert plan(node(link=OLD, releases=releases), keep=9).remove == []
 
 
+class Systemd:
+    """A module whose programs end well, but for the ``broken`` one; keeps what agent and link were at a restart."""
+
+    check_mode = False
+
+    def __init__(self, place: Path, broken: str = "") -> None:
+        self.params = {"root": str(place / "opt"), "units": UNITS}
+        self.kubeconfig, self.link, self.broken = place / "etc/agent.kubeconfig", place / "opt/current", broken
+        self.restarted_with: list[tuple] = []
+
+    def run_command(self, argv: list[str]) -> tuple[int, str, str]:
+        if "restart" in argv:
+            self.restarted_with.append((argv[2:], self.kubeconfig.read_text(), str(self.link.readlink())))
+        is_broken = self.broken in argv
+        return int(is_broken), "", "it timed out" if is_broken else ""
+
+    def set_default_selinux_context(self, path: str, changed: bool) -> bool:
+        return changed
+
+
+def before(place: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, _services.Found]:
+    """The files of a node on which the agent of release OLD ran, with those of NEW written over them."""
+    monkeypatch.setattr(_services, "SETTINGS", str(place / "etc"))
+    monkeypatch.setattr(_services, "UNITS", str(place / "units"))
+    paths = [
+        place / "etc/agent.kubeconfig",
+        place / "units/clustermesh-agent.service",
+        place / "etc/controller.kubeconfig",
+    ]
+    for path, mode in zip(paths, (0o640, 0o644, 0o600), strict=True):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"{path.name} of before\n")
+        path.chmod(mode)
+    seen = {str(path): daemon_services.content(path) for path in paths}
+    for path in paths:
+        path.write_text("token: new\n")
+        path.chmod(0o666)
+    (place / "opt").mkdir()
+    (place / "opt/current").symlink_to(NEW)
+    return seen
+
+
+def test_what_ran_before_comes_back_with_link_units_and_kubeconfigs_before_it_is_restarted(tmp_path, monkeypatch):
+    seen, module = before(tmp_path, monkeypatch), Systemd(tmp_path)
+    assert daemon_services.go_back(module, {"files": seen, "link": OLD}) == "release 1-old runs again"
+    assert module.restarted_with == [(["clustermesh-agent.service"], "agent.kubeconfig of before\n", OLD)]
+    assert {path: daemon_services.content(Path(path)) for path in seen} == seen
+
+
+@pytest.mark.parametrize("broken", ["restart", "daemon-reload"])
+def test_what_does_not_run_again_either_is_said_without_a_secret(tmp_path, monkeypatch, broken):
+    seen = before(tmp_path, monkeypatch)
+    said = daemon_services.go_back(Systemd(tmp_path, broken), {"files": seen, "link": OLD})
+    assert said == "release 1-old did not get ready either (it timed out)"
+
+
+def test_a_file_that_cannot_be_put_back_is_named_without_its_content(tmp_path, monkeypatch):
+    seen = before(tmp_path, monkeypatch)
+    lost = next(iter(seen))
+    gone = {lost: seen[lost]._replace(owner="no-such-user")}
+    said = daemon_services.go_back(Systemd(tmp_path), {"files": gone, "link": OLD})
+    assert said.startswith("release 1-old did not get ready either (")
+    assert "no-such-user" in said
+    assert "of before" not in said
+
+
 # ---- wheels
 
 

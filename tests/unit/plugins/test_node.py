@@ -6,6 +6,8 @@ import pytest
 from ansible_collections.clustermesh.core.plugins.filter.mesh_findings import mesh_findings
 from ansible_collections.clustermesh.core.plugins.module_utils import _node
 
+from tests.integration_modules.direct import Direct
+
 GOOD = {
     "kernel": "6.1.0",
     "python": "3.11.2",
@@ -40,6 +42,28 @@ def test_each_missing_thing_is_one_finding_that_says_what_to_do(changes, ids):
     found = _node.findings("oslo/n1", {**GOOD, **changes}, "/usr/bin/python3")
     assert [item["id"] for item in found] == ids
     assert all(item["hint"] in item["text"] and "oslo/n1" in item["text"] for item in found)
+
+
+def test_a_node_that_runs_the_image_needs_the_kernel_and_nothing_else():
+    bare = {"python": "", "venv": False, "nftables_library": False, "systemd": 0}
+    lacking = {"vxlan": False, "nftables": False, "nexthops": False, "mtu": 1300, "clock_offset": 30.0}
+    assert _node.findings("oslo/n1", {**GOOD, **bare}, "/usr/bin/python3", "kubernetes") == []
+    found = _node.findings("oslo/n1", {**GOOD, **bare, **lacking}, "/usr/bin/python3", "kubernetes")
+    assert [item["id"] for item in found] == [
+        "node-vxlan",
+        "node-nftables",
+        "node-nexthops",
+        "node-mtu",
+        "clock",
+    ]
+
+
+@pytest.mark.parametrize(("mode", "found"), [("systemd", ["node-python", "node-systemd"]), ("kubernetes", [])])
+def test_a_program_that_is_not_there_is_a_finding_and_no_failure(mode, found, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    options = {"name": "oslo/n1", "python": "/no/python", "daemon_mode": mode}
+    answer = Direct(tmp_path / "collections").run("node_preflight_info", options)
+    assert [item["id"] for item in answer["findings"]] == [*found, "node-nexthops"]
 
 
 def test_different_mtus_name_a_node_of_each():

@@ -284,11 +284,55 @@ def test_what_a_cluster_runs_can_stand_in_the_way(changes, finding):
     assert [found["id"] for found in _preflight.own_findings({**facts("a"), **changes})] == [finding]
 
 
-def test_calico_clusters_that_differ_are_worth_a_thought():
-    settings = {"encapsulation": "vxlan", "calico": {"vxlanPort": 4789}}
-    other = facts("b", pod_cidrs=["10.2.0.0/16"], encapsulation="vxlan", calico={"vxlanPort": 9999})
-    (found,) = _preflight.findings([facts("a", **settings), other])
-    assert (found["id"], found["status"]) == ("calico-alignment", "warning")
+def unaligned(*settings: dict, encapsulation: str = "vxlan") -> list[dict]:
+    """What is said of clusters a, b, c... with these settings of Calico."""
+    clusters = [
+        facts(chr(97 + n), pod_cidrs=[f"10.{n + 1}.0.0/16"], encapsulation=encapsulation, calico=calico)
+        for n, calico in enumerate(settings)
+    ]
+    found = _preflight.findings(clusters)
+    assert {(item["id"], item["status"]) for item in found} <= {("calico-alignment", "warning")}
+    return found
+
+
+@pytest.mark.parametrize("odd", [0, 1, 3])
+def test_of_calico_clusters_that_differ_the_odd_one_is_named(odd):
+    settings = [{"vxlanPort": 4790} if n == odd else {} for n in range(4)]
+    (found,) = unaligned(*settings)
+    same = ", ".join("abcd".replace("abcd"[odd], ""))
+    assert (found["cluster"], found["message"]) == (
+        "abcd"[odd],
+        f"Calico's vxlanPort is 4789 in {same}, 4790 in {'abcd'[odd]}",
+    )
+
+
+def test_where_no_setting_is_that_of_most_all_clusters_are_named():
+    (found,) = unaligned({"vxlanPort": 4790}, {})
+    assert (found["cluster"], found["message"]) == ("a,b", "Calico's vxlanPort is 4790 in a, 4789 in b")
+    (found,) = unaligned(*[{"vxlanMTU": mtu} for mtu in (1450, 1450, 8950, 8950, 1400)])
+    assert found["cluster"] == "a,b,c,d,e"
+
+
+def test_of_many_clusters_a_few_are_spelled_out():
+    (found,) = unaligned(*[{}] * 9, {"vxlanVNI": 7})
+    assert found["message"] == "Calico's vxlanVNI is 4096 in a, b, c and 6 more, 7 in j"
+
+
+@pytest.mark.parametrize(
+    ("setting", "same", "other"),
+    [
+        ("routeSource", "CalicoIPAM", "WorkloadIPs"),
+        ("vxlanEnabled", True, False),
+        ("vxlanMTU", 0, 1400),
+        ("vxlanPort", 4789, 4799),
+        ("vxlanVNI", 4096, 4099),
+    ],
+)
+def test_a_default_that_is_spelled_out_is_no_difference(setting, same, other):
+    assert unaligned({setting: same}, {}) == []
+    (found,) = unaligned({setting: other}, {})
+    assert setting in found["message"]
+    assert unaligned({setting: other}, {}, encapsulation="ipip") == []
 
 
 def test_the_cni_is_told_by_its_objects():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ansible.utils.collection_loader._collection_finder import _AnsibleCollectionFinder
 
-_ROOT = Path(__file__).parent.parent.parent.parent
+_ROOT = Path(__file__).parent.parent
 _PLACE = tempfile.TemporaryDirectory(prefix="clustermesh-collections-")
 _LINK = Path(_PLACE.name) / "ansible_collections" / "clustermesh" / "core"
 _LINK.parent.mkdir(parents=True)
