@@ -11,7 +11,7 @@ from ansible_collections.clustermesh.core.plugins.module_utils._rights import Ri
 from clustermesh_lab import calico
 
 from tests.integration_modules.direct import Direct
-from tests.integration_modules.runner import apply, audit, kubectl
+from tests.integration_modules.runner import apply, audit
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
@@ -113,20 +113,12 @@ def mesh_and_leave(
     if workloads:
         run("daemon_access", tokens=False)
         run("manifests", definitions=WORKLOADS)
-        kubectl_as(auth, "get", "pods", "-n", SYSTEM)
-    run("mesh_info", check_rights=True)
+    run("mesh_info", check_rights=True, sample_pods=3)
     run("peering", peers=[])
     run("manifests", definitions=WORKLOADS, state="absent")
     run("daemon_access", state="absent")
     run("remote_access", state="absent")
     run("manifests", files=crds, state="absent")
-
-
-def kubectl_as(auth: dict, *argv: str) -> None:
-    class Plane:
-        kubeconfig = auth["kubeconfig"]
-
-    kubectl(Plane, *argv)
 
 
 def test_who_may_make_roles_and_what_preflight_asks_for_needs_nothing_more(modules, rome, crds):

@@ -172,6 +172,7 @@ def inventory_variables() -> set[str]:
     }
     tuples = re.findall(r"(?<!data:)\n +(mesh_\w+):|register: (\w+)", playbooks + tasks)  # data is of set_stats
     made = {name for found in tuples for name in found}
+    made |= {name for part in yaml.safe_load_all(code("roles/*/vars/main.yml")) for name in part}
     read = set(re.findall(r"(?<!core\.)\bmesh_\w+\b(?!:)", playbooks + " ".join(map(str, defaults.values()))))
     plan = re.findall(r'"(mesh_\w+)"', (ROOT / "plugins" / "module_utils" / "_pairs.py").read_text())
     roles = tuple(f"{role.name}_" for role in ROOT.glob("roles/*"))

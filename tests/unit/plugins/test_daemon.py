@@ -156,7 +156,9 @@ class Systemd:
 
     def run_command(self, argv: list[str]) -> tuple[int, str, str]:
         if "restart" in argv:
-            self.restarted_with.append((argv[2:], self.kubeconfig.read_text(), str(self.link.readlink())))
+            self.restarted_with.append(
+                (argv[argv.index("restart") + 1 :], self.kubeconfig.read_text(), str(self.link.readlink()))
+            )
         is_broken = self.broken in argv
         return int(is_broken), "", "it timed out" if is_broken else ""
 
