@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +54,46 @@ def test_F3_peer_that_refuses_flaps_and_breaks_off_is_asked_seldom_and_never_hal
         liar.refuse, liar.lines = lambda _: 0, None
         assert world.settle() <= 12
     world.never_without(since, "reviews", "10.1.0.5", "10.2.0.5", "10.3.0.5")
+    world.never_without(since, "of-west", "10.2.0.9")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("status", "reason"), [(404, "NotFound"), (200, "AnswerInvalid")])
+def test_F3_peer_that_turns_into_something_else_for_longer_than_a_minute_keeps_everything_and_status_says_so(
+    world: World, liar: Liar, status: int, reason: str
+) -> None:
+    """A proxy whose backend is down answers 404 to everything, or 200 with a document of its own."""
+    join(world, liar)
+    since, nodes = world.east.version(), world.nodes()
+    liar.refuse = lambda _: status
+    liar.break_off()
+    until(lambda: world.condition("west", "Connected") == ("False", reason), 20)
+    for _ in range(80):
+        time.sleep(1)
+        assert world.condition("west", "Connected") == ("False", reason)
+        assert world.condition("west", "Synced") == ("False", "Stale")
+        assert world.nodes() == nodes
+    world.never_without(since, "of-west", "10.2.0.9")
+    liar.refuse = lambda _: 0
+    until(lambda: world.condition("west", "Synced") == ("True", "InSync"), 20)
+    world.settle()
+
+
+def test_F8_new_credential_for_which_a_kind_is_404_does_not_take_over_until_it_is_served(
+    world: World, liar: Liar
+) -> None:
+    join(world, liar)
+    since = world.east.version()
+    liar.refuse = lambda path: 404 if "/endpointslices" in path and "watch" not in path else 0
+    config = json.loads(liar.kubeconfig())
+    config["users"][0]["user"] = {"token": "another"}
+    world.east.put(secret("west", json.dumps(config)))
+    until(lambda: world.condition("west", "Connected") == ("False", "NotFound"), 15)
+    time.sleep(2)
+    world.never_without(since, "of-west", "10.2.0.9")
+    liar.refuse = lambda _: 0
+    until(lambda: world.condition("west", "Synced") == ("True", "InSync"), 20)
+    world.settle()
     world.never_without(since, "of-west", "10.2.0.9")
 
 

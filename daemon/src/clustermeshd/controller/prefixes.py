@@ -7,16 +7,12 @@ Blocks are looked for by discovery, since an account without a right to a kind t
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import msgspec
-
 from clustermeshd.kube import objects, resources
 from clustermeshd.kube.client import Client
-from clustermeshd.kube.errors import UNDECODABLE, NotFound
 from clustermeshd.kube.informer import Change, Informer, Limits
 from clustermeshd.kube.resources import Resource
 from clustermeshd.model.errors import MeshError
@@ -119,9 +115,8 @@ class PrefixSource:
 
     async def _discover(self) -> Resource[objects.IPAMBlock] | None:
         for resource in resources.IPAM_BLOCKS:
-            with contextlib.suppress(NotFound):
-                if resource.plural in _served(await self._client.request("GET", f"/apis/{resource.api_version}")):
-                    return resource
+            if await self._client.serves(resource):
+                return resource
         return None
 
     def _block_changed(self, change: Change[Block]) -> None:
@@ -169,20 +164,3 @@ class PrefixSource:
         return Informer(
             self._client, resource, field_selector=field_selector, keep=keep, on_change=on_change, limits=self._limits
         )
-
-
-class _ApiResource(msgspec.Struct):
-    name: str = ""
-
-
-class _ApiResourceList(msgspec.Struct):
-    resources: tuple[_ApiResource, ...] | None = None
-
-
-def _served(body: bytes) -> frozenset[str]:
-    """Plurals in a discovery document."""
-    try:
-        document = msgspec.json.decode(body, type=_ApiResourceList)
-    except UNDECODABLE:
-        return frozenset()
-    return frozenset(resource.name for resource in document.resources or ())

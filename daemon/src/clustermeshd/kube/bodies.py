@@ -49,11 +49,17 @@ def page(
     max_object_bytes: int,
     on_skip: Callable[[str, str], None],
 ) -> objects.ObjectList[T]:
-    """A page at once where it can be, else object by object: what is too large or does not decode is left out."""
+    """A page at once where it can be, else object by object: what is too large or does not decode is left out.
+
+    Rejected where it is no list of that kind: ``{}`` and a list of something else would pass for an empty one.
+    """
     if len(body) <= max_object_bytes:
         with suppress(*errors.UNDECODABLE):
-            return decoder.decode(body)
+            whole = decoder.decode(body)
+            expect(whole.kind, f"{resource.kind}List", resource.path())
+            return whole
     raw = decode(body, objects.RawList, resource.kind)
+    expect(raw.kind, f"{resource.kind}List", resource.path())
     items = []
     for item in raw.items or ():
         if len(memoryview(item)) > max_object_bytes:
@@ -63,7 +69,14 @@ def page(
             items.append(msgspec.json.decode(item, type=resource.type))
         except errors.UNDECODABLE as error:
             on_skip(key_of(item), str(error))
-    return objects.ObjectList(metadata=raw.metadata, items=tuple(items))
+    return objects.ObjectList(kind=raw.kind, metadata=raw.metadata, items=tuple(items))
+
+
+def expect(kind: str, wanted: str, what: str) -> None:
+    """Rejected where an answer is of another kind."""
+    if kind != wanted:
+        found = f"a document of kind {kind[:64]!r} in place of {wanted!r}"
+        raise errors.Rejected("AnswerInvalid", found, where=what, fix="is this a Kubernetes API?")
 
 
 def key_of(item: msgspec.Raw) -> str:

@@ -7,7 +7,8 @@ restored, where a watch would wait in silence for what is long past. Lists come 
 docs/decisions/0010-paged-lists.md.
 
 An object that cannot be read, or is too large, is counted and left out; its last readable state stays, until it is
-deleted. A kind that answers 404 counts as empty, but what was known of it is dropped only when 404 lasts.
+deleted. A 404 is an error as any other, since a proxy answers so too, unless the kind is optional and the server's
+discovery says that it is not there: then it counts as empty, but what was known of it is dropped only when that lasts.
 """
 
 from __future__ import annotations
@@ -179,11 +180,11 @@ class Informer(Generic[T]):
                 failures += 1
                 await self._pause(failures, None)
                 continue
-            except NotFound as error:
-                failures += 1
-                await self._not_served(error, failures)
-                continue
             except MeshError as error:
+                if isinstance(error, NotFound) and await self._is_unknown():
+                    failures += 1
+                    await self._not_served(error, failures)
+                    continue
                 self._note(error)
                 failures = 1 if self._clock() - started > _HEALTHY_S else failures + 1
                 await self._pause(failures, getattr(error, "retry_after_s", None))
@@ -231,8 +232,16 @@ class Informer(Generic[T]):
         limit = min(self._max_backoff_s, 0.25 * 2 ** min(failures, 10))
         await asyncio.sleep((retry_after_s or 0.05) + random.uniform(0.0, limit))  # noqa: S311
 
+    async def _is_unknown(self) -> bool:
+        """Whether the server says of itself that it has no such kind."""
+        try:
+            return self.resource.optional and not await self._client.serves(self.resource)
+        except MeshError as error:
+            _LOG.debug("%s: discovery: %s", self.resource.plural, error)
+            return False
+
     async def _not_served(self, error: NotFound, failures: int) -> None:
-        """A server that just started, or a wrong one behind a balancer, may answer 404 for a while."""
+        """A server that just started, or a wrong one behind a balancer, may not know a kind for a while."""
         self._version = ""
         now = self._clock()
         self._gone_since = self._gone_since if self._gone_since is not None else now
@@ -328,7 +337,7 @@ class Informer(Generic[T]):
     # ---- watch
 
     async def _watch(self, version: str) -> int:
-        """Follows one watch to its end; the number of events it had."""
+        """Follows one watch to its end; the number of events that could be read."""
         query = {
             "watch": "true",
             "allowWatchBookmarks": "true",
@@ -343,10 +352,10 @@ class Informer(Generic[T]):
         async with self._client.stream(self._path, query, idle_timeout_s=_IDLE_S) as lines:
             self._is_watching()
             async for line in lines:
-                count += 1
                 self._last_event = self._clock()
                 event = self._event(line)
                 if event is not None:
+                    count += 1
                     self._apply(event)
         return count
 

@@ -477,6 +477,7 @@ ObjectT = TypeVar("ObjectT", bound=Object)
 
 
 class ObjectList(Struct, Generic[ObjectT], frozen=True):
+    kind: str = ""
     metadata: ListMeta = ListMeta()
     items: tuple[ObjectT, ...] | None = None
 
@@ -484,8 +485,36 @@ class ObjectList(Struct, Generic[ObjectT], frozen=True):
 class RawList(Struct, frozen=True):
     """A list whose items are not decoded yet."""
 
+    kind: str = ""
     metadata: ListMeta = ListMeta()
     items: tuple[msgspec.Raw, ...] | None = None
+
+
+class ApiResource(Struct, frozen=True):
+    name: str = ""
+
+
+class ApiResourceList(Struct, frozen=True):
+    """Discovery: the kinds of one group and version."""
+
+    kind: str = ""
+    group_version: str = ""
+    resources: tuple[ApiResource, ...] | None = None
+
+
+class GroupVersion(Struct, frozen=True):
+    group_version: str = ""
+
+
+class ApiGroup(Struct, frozen=True):
+    versions: tuple[GroupVersion, ...] | None = None
+
+
+class ApiGroupList(Struct, frozen=True):
+    """Discovery: every group with its versions."""
+
+    kind: str = ""
+    groups: tuple[ApiGroup, ...] | None = None
 
 
 class RawEvent(Struct, frozen=True):
