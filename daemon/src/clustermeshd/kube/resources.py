@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from clustermeshd.kube import objects
+from clustermeshd.kube.errors import Rejected
 from clustermeshd.model import names
+
+_NAME: Final = re.compile(r"[A-Za-z0-9]([-.:A-Za-z0-9]{0,251}[A-Za-z0-9])?")
 
 T = TypeVar("T", bound=objects.Object)
 
@@ -40,7 +44,14 @@ class Resource(Generic[T]):
         return f"/apis/{self.api_version}" if self.group else f"/api/{self.version}"
 
     def path(self, namespace: str | None = None, name: str | None = None, subresource: str | None = None) -> str:
-        """URL path of a collection (all namespaces when ``namespace`` is None), an object or a subresource."""
+        """URL path of a collection (all namespaces when ``namespace`` is None), an object or a subresource.
+
+        Rejected where a name could lead elsewhere: some are made of what a peer says.
+        """
+        for part in (namespace, name):
+            if part is not None and not _NAME.fullmatch(part):
+                fix = "use letters, digits, '-', '.' and ':'"
+                raise Rejected("RequestRejected", f"the name {part[:64]!r}", where=self.kind, fix=fix)
         parts = [self.home]
         if self.namespaced and namespace is not None:
             parts += ["namespaces", namespace]
