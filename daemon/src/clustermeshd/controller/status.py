@@ -21,6 +21,7 @@ from clustermeshd.plan import peerstatus
 from clustermeshd.plan.peerstatus import PeerFacts
 
 _SETTLE_S = 10.0
+_REST_S = 600.0  # between two examples of one reason, in Events
 _KIND = "RemoteClusterConfiguration"
 _LIMITS = {
     "Node": "nodes",
@@ -108,12 +109,12 @@ class StatusWriter:
         return False
 
     async def _warn(self, configuration: objects.RemoteClusterConfiguration, facts: PeerFacts) -> None:
-        """One Event for each reason, with an example."""
+        """One Event for each reason, with an example; which one that is, a peer may change as often as it likes."""
         told = {refused.reason: f"{refused.kind} {refused.name}: {refused.message}" for refused in facts.examples}
         if isinstance(facts.error, Refused):
             told[facts.error.reason] = str(facts.error)
         for reason, message in told.items():
-            await self._events.warn(configuration, configuration.api_version, _KIND, reason, message)
+            await self._events.warn(configuration, configuration.api_version, _KIND, reason, message, rest_s=_REST_S)
 
     async def shadowed(self, configuration: objects.RemoteClusterConfiguration) -> None:
         """Tells that a configuration of Calico's does not count."""
