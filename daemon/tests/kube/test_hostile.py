@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+import msgspec
 import pytest
 from aiohttp import web
 from clustermeshd.controller import prefixes
@@ -282,6 +283,31 @@ async def test_no_server_makes_us_keep_a_cookie():
             for _ in range(2):
                 assert await to.server_version() == "v1.99.0"
     assert said == [None, None]
+
+
+async def test_an_object_that_cannot_be_kept_is_left_out_and_stops_nothing():
+    def keep(thing):
+        if thing.labels:
+            raise msgspec.ValidationError("Expected `str`, got `int`")
+        return thing
+
+    def bad(name, version):
+        thing = config_map(name, version)
+        thing["metadata"]["labels"] = {"bad": "yes"}
+        return thing
+
+    async with hostile() as server:
+        server.on_list = listing(config_map("a"), bad("b", 2))
+        server.on_watch = saying(
+            server,
+            event("ADDED", bad("c", 11)),
+            event("MODIFIED", bad("a", 12)),
+            event("ADDED", config_map("d", 13)),
+        )
+        async with following(server, keep=keep) as informer:
+            await eventually(lambda: names_in(informer) == {"a", "d"})
+            assert informer.skipped == 3
+            assert informer.error is None
 
 
 async def test_blocks_of_calico_are_dropped_when_discovery_lacks_them_and_not_while_there_is_none(monkeypatch):

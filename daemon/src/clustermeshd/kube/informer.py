@@ -92,8 +92,8 @@ class Informer(Generic[T]):
     not know the kind: then it counts as synced and empty, and is asked for again now and then. ``skipped`` counts
     objects that were left out, ``relists`` complete lists after the first. ``keep`` makes of an object what is stored:
     less of it, or a summary with the same metadata.name and namespace; without resourceVersion, what is stored tells
-    itself whether an object has changed. ``recognise`` gives what is stored of an object of which nothing but metadata
-    was read, where that is enough to know it.
+    itself whether an object has changed. It may raise what decoding raises. ``recognise`` gives what is stored of an
+    object of which nothing but metadata was read, where that is enough to know it.
     """
 
     def __init__(
@@ -280,7 +280,10 @@ class Informer(Generic[T]):
         ):
             self._last_event = self._clock()
             for item in page.items or ():
-                self._take(found, self._kept(item))
+                try:
+                    self._take(found, self._kept(item))
+                except UNDECODABLE as error:
+                    skip(item.key, str(error))
             version = page.metadata.resource_version
         self._listed(found, kept, version)
 
@@ -383,9 +386,9 @@ class Informer(Generic[T]):
                 if known is not None:
                     return _Event(envelope.type, bare, known)
             item = self._decoder.decode(body)
+            return _Event(envelope.type, item, item if envelope.type == "BOOKMARK" else self._kept(item))
         except UNDECODABLE as error:
             return self._unreadable(envelope, str(error))
-        return _Event(envelope.type, item, item if envelope.type == "BOOKMARK" else self._kept(item))
 
     def _unreadable(self, envelope: objects.RawEvent, why: str) -> _Event[T] | None:
         """An object that is left out may still be deleted, and moves the version as any other."""
