@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from clustermesh_lab.pki import Authority
 from controller_liar import Liar
+from controller_model import Json
 from controller_world import NS, World, backing, rcc, secret, until
 
 pytestmark = pytest.mark.faults
@@ -169,6 +170,37 @@ def test_F10_secret_of_another_peer_or_of_ourselves_is_refused_and_the_other_pee
     world.never_without(since, "of-west", "10.2.0.9")
     world.east.put(secret("south", world.kubeconfig("south")))
     world.settle(40)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("other", ["east", "south"])
+def test_F10_cluster_that_turns_into_ours_or_another_peers_under_a_connection_is_refused_until_it_is_itself_again(
+    world: World, liar: Liar, other: str
+) -> None:
+    if other == "south":
+        world.join("south")
+        time.sleep(1.1)  # who was first is told by creation times, in seconds
+    join(world, liar)
+    since = world.east.version()
+    cluster = {"east": world.east, "south": world.peers["south"]}[other]
+    uid = cluster.get("Namespace", "kube-system")["metadata"]["uid"]
+
+    def lie(thing: Json) -> Json:
+        if thing.get("kind") == "Namespace" and thing["metadata"]["name"] == "kube-system":
+            thing["metadata"]["uid"] = uid
+        return thing
+
+    liar.rewrite = lie
+    touched = {"name": "kube-system", "annotations": {"touched": str(time.time())}}  # so that it is told again
+    world.peers["west"].put({"apiVersion": "v1", "kind": "Namespace", "metadata": touched})
+    reason = "SameCluster" if other == "east" else "DuplicateCluster"
+    until(lambda: world.condition("west", "Connected") == ("False", reason), 15, world.logs)
+    until(lambda: world.nodes().keys() == {"south.n1"}, 5)
+    until(lambda: world.addresses("of-west") == [], 5)
+    liar.rewrite = lambda thing: thing
+    until(lambda: world.condition("west", "Synced") == ("True", "InSync"), 45, world.logs)
+    world.settle()
+    world.never_without(since, "of-south", "10.3.0.9")
 
 
 def test_F11_configuration_removed_and_made_again_while_it_is_removed_ends_as_if_made_once(world: World) -> None:

@@ -259,16 +259,17 @@ class Mesh:
         self.peers[peer.name] = peer
         self._tasks[peer.name] = group.create_task(peer.run(), name=f"peer {peer.name}")
 
-    def _accept(self, name: str, cluster_id: str) -> None:
+    def _accept(self, mine: Peer, cluster_id: str) -> None:
         """Refuses a peer that is ourselves, or the same cluster under two names (the older name wins)."""
-        where = f"RemoteClusterConfiguration {name}"
+        if self.peers.get(mine.name) is not mine:
+            return  # it is being closed: what it finds concerns nobody
+        where = f"RemoteClusterConfiguration {mine.name}"
         if cluster_id == self._cluster_id:
             raise Refused(
                 "SameCluster", "the kubeconfig leads to this very cluster", where=where, fix="name another one"
             )
-        mine = self.peers[name].configuration
-        for other in [peer for peer in self.peers.values() if peer.name != name and peer.cluster_id == cluster_id]:
-            if age(other.configuration) < age(mine):
+        for other in [peer for peer in self.peers.values() if peer is not mine and peer.cluster_id == cluster_id]:
+            if age(other.configuration) < age(mine.configuration):
                 raise Refused(
                     "DuplicateCluster", f"it is the cluster of {other.name}", where=where, fix="delete one of the two"
                 )
@@ -284,7 +285,6 @@ def _same(peer: Peer, configuration: objects.RemoteClusterConfiguration | None) 
     """Whether a running peer still serves this configuration: same object, same Secret."""
     return (
         configuration is not None
-        and configuration.metadata.deletion_timestamp is None
         and configuration.metadata.uid == peer.configuration.metadata.uid
         and configuration.refused_fields == peer.configuration.refused_fields
         and configuration.spec.cluster_access_secret == peer.configuration.spec.cluster_access_secret
