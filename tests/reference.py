@@ -71,6 +71,10 @@ CONDITIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "NothingRefused": ("False", "Everything that the peer gives is admitted."),
         "ObjectsRefused": ("True", "Something is not; the message has the number and an example."),
         "InvalidNamespaceSelector": ("True", "`spec.import.namespaceSelector` is no selector: no Service counts."),
+        "SecretNotWatched": (
+            "True",
+            "Changes of the access Secret are not seen; the message says why. What is connected stays.",
+        ),
         "OverlapsLocal": ("True", "An entry of `spec.import.serviceCIDRs` overlaps something of ours."),
         "OverlapsPeer": ("True", "The same, something of another peer."),
         "Reserved": ("True", "The same, a range that no cluster may claim."),

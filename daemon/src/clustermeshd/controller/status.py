@@ -153,6 +153,9 @@ class StatusWriter:
         if peer.rules.problem is not None:
             reason, message = peer.rules.problem.reason, peer.rules.problem.found
             yield objects.RefusedObject(kind=_KIND, name=peer.name, reason=reason, message=message)
+        if peer.secret_problem is not None:
+            message = f"changes of the access Secret are not seen: {peer.secret_problem}"
+            yield objects.RefusedObject(kind=_KIND, name=peer.name, reason="SecretNotWatched", message=message)
         if peer.connection is not None:
             for informer in peer.connection.informers:
                 if informer.is_full:
