@@ -119,7 +119,8 @@ class LocalFacts:
 
     def shadowed(self) -> list[objects.RemoteClusterConfiguration]:
         """Calico's configurations that do not count, since ours has the name."""
-        return [c for name, c in self.calico_configurations.store.items() if name in self.configurations.store]
+        peers = self.peers()
+        return [c for name, c in self.calico_configurations.store.items() if peers.get(name, c) is not c]
 
     async def wait_synced(self) -> None:
         for informer in self.informers:
