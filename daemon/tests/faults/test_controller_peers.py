@@ -207,5 +207,15 @@ def test_F36_peer_that_knows_nothing_of_us_is_only_read_and_no_condition_promise
     requests = asked(west, "reader")
     assert requests
     assert not [text for text in requests if text.split()[0] not in READS]
-    conditions = world.east.get("RemoteClusterConfiguration", "west")["status"]["conditions"]
-    assert {c["type"] for c in conditions} == {"Connected", "Synced", "Routed", "Degraded"}
+    told = world.east.get("RemoteClusterConfiguration", "west")["status"]
+    assert {c["type"]: (c["status"], c["reason"]) for c in told["conditions"]} == {
+        "Connected": ("True", "Connected"),
+        "Synced": ("True", "InSync"),
+        "Routed": ("True", "OverlayEnabled"),
+        "Degraded": ("False", "NothingRefused"),
+    }
+    # whether it reads us, and what its nodes do, nobody here knows: this half is all that is said
+    assert _message(world, "west", "Routed") == "1 nodes are given to the agents"
+    assert _message(world, "west", "Synced").startswith("1 nodes, 3 services, credential ")
+    words = json.dumps(told).lower()
+    assert not [word for word in ("mutual", "both", "reach", "accept", "one direction", "oneway") if word in words]
