@@ -184,6 +184,8 @@ class StatusWriter:
         if newest is not None and newest.access.expires_at is not None:
             left = (newest.access.expires_at - datetime.now(UTC)).total_seconds()
             metrics.credential_seconds.labels(name).set(left)
+        else:  # what the one before it told is over
+            metrics.credential_seconds.remove_by_labels({"remote_cluster_name": name})
 
 
 def _heard(connection: Connection, before: objects.RemoteClusterConfigurationStatus) -> str:
