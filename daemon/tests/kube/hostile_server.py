@@ -77,15 +77,15 @@ class HostileServer:
 
 
 @contextlib.asynccontextmanager
-async def hostile() -> AsyncIterator[HostileServer]:
+async def hostile(tls: ssl.SSLContext | None = None) -> AsyncIterator[HostileServer]:
     server = HostileServer()
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", server.answer)
     runner = web.AppRunner(app, shutdown_timeout=0.05)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
-    server.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
+    server.url = f"{'https' if tls else 'http'}://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
     try:
         yield server
     finally:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from clustermeshd.kube import objects
 from clustermeshd.model.errors import Refused, Retriable
-from clustermeshd.plan.peerstatus import PeerFacts, status
+from clustermeshd.plan.peerstatus import PeerFacts, connection_status, status
 
 FINE = PeerFacts(identified=True, synced=True, cluster_id="id", server_version="v1.36.3", nodes=2, services=3)
 REFUSED = objects.RefusedObject(kind="Node", name="n9", reason="OverlapsLocal", message="10.1.0.0/24 overlaps")
@@ -63,6 +63,22 @@ def test_a_peer_in_sync_says_so():
 )
 def test_every_state_has_its_reason(facts, overlay, expected):
     assert expected.items() <= conditions(facts, overlay).items()
+
+
+@pytest.mark.parametrize(
+    ("facts", "number"),
+    [
+        (PeerFacts(error=Retriable("no route")), 0),  # never in sync
+        (PeerFacts(), 1),
+        (PeerFacts(identified=True), 1),
+        (FINE, 2),
+        (replace(FINE, error=Retriable("gone")), 3),
+        (replace(FINE, error=Refused("SecretMissing", "none", where="Secret a/b", fix="make it")), 5),
+        (PeerFacts(error=Refused("SecretMissing", "none", where="Secret a/b", fix="make it")), 5),
+    ],
+)
+def test_the_number_of_each_state_is_calicos(facts, number):
+    assert connection_status(facts) == number
 
 
 def test_equal_facts_give_an_equal_status_whatever_the_time():
