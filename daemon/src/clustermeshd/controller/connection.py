@@ -16,7 +16,6 @@ from clustermeshd.controller.prefixes import PrefixSource
 from clustermeshd.kube import objects, resources
 from clustermeshd.kube.access import Access
 from clustermeshd.kube.client import Client
-from clustermeshd.kube.errors import Rejected
 from clustermeshd.kube.informer import Change, Informer, Limits, when_other
 from clustermeshd.model.errors import MeshError, Refused, Retriable
 from clustermeshd.plan.entering import entered
@@ -164,9 +163,6 @@ class Connection:
         while True:
             try:
                 namespace = await self._client.get(resources.NAMESPACES, "kube-system")
-                if not namespace.metadata.uid:
-                    where, fix = self.access.server, "is this a Kubernetes API?"
-                    raise Rejected("AnswerInvalid", "Namespace kube-system without a uid", where=where, fix=fix)
                 self.server_version = await self._client.server_version()
                 self._accept(namespace.metadata.uid)
             except Refused as error:
