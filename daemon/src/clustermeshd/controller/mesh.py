@@ -73,7 +73,13 @@ class Mesh:
         self._nodes = NodeMirror(self._local, self.peers, writer)
         events = Events(client, fence)
         self._federator = Federator(
-            self._local, self.peers, client=client, writer=writer, events=events, metrics=metrics
+            self._local,
+            self.peers,
+            client=client,
+            writer=writer,
+            events=events,
+            metrics=metrics,
+            still_admits=self._nodes.still_admits,
         )
         self._status = StatusWriter(
             client,

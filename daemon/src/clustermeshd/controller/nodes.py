@@ -12,9 +12,10 @@ from clustermeshd.controller.peer import Peer
 from clustermeshd.kube import objects, resources
 from clustermeshd.kube.writer import Writer
 from clustermeshd.model import names
-from clustermeshd.model.addresses import Prefix
+from clustermeshd.model.addresses import Point, Prefix
 from clustermeshd.model.errors import Refused
 from clustermeshd.plan import remotenodes
+from clustermeshd.plan.admission import LocalNetworks, allowed, host_prefix
 from clustermeshd.plan.ipam import spec_cidrs
 from clustermeshd.plan.remotenodes import PeerNodes, PeerPlan
 
@@ -29,6 +30,7 @@ class NodeMirror:
     def __init__(self, local: LocalFacts, peers: Mapping[str, Peer], writer: Writer) -> None:
         self.plans: dict[str, PeerPlan] = {}
         self._memory = remotenodes.Memory()
+        self._networks = LocalNetworks()
         self._local = local
         self._peers = peers
         self._writer = writer
@@ -38,10 +40,16 @@ class NodeMirror:
         plan = self.plans.get(peer)
         return plan.owned if plan is not None else frozenset()
 
+    def still_admits(self, peer: str, point: Point) -> bool:
+        """Whether ``peer``, which is not read now, may keep an address: it is not ours, and rules let it in."""
+        rules = allowed(self._peers[peer].configuration.spec.import_)
+        return self._networks.collision(host_prefix(point)) is None and rules.endpoint(point)
+
     def replan(self) -> None:
         """Decides anew what every peer gets."""
         facts = [self._facts(peer) for peer in self._peers.values()]
-        self.plans = remotenodes.plan(self._local.networks(), facts, self._memory)
+        self._networks = self._local.networks()
+        self.plans = remotenodes.plan(self._networks, facts, self._memory)
 
     async def write(self) -> None:
         """Writes what differs; removes what no peer has, of peers that are gone or have listed completely.

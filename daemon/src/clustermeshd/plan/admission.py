@@ -140,6 +140,12 @@ class Allowed:
     def nodes(self, prefix: Prefix) -> Refusal | None:
         return _inside(prefix, self.node_cidrs, "spec.import.nodeCIDRs")
 
+    def endpoint(self, point: Point) -> bool:
+        """Whether an endpoint may have an address, whoever of the peer's has it."""
+        prefix = host_prefix(point)
+        is_service = any(rule.holds(point) for rule in self.service_cidrs)
+        return is_service or self.pods(prefix) is None or self.nodes(prefix) is None
+
 
 def allowed(rules: ImportRules) -> Allowed:
     """Import rules as prefixes; an entry that is no CIDR admits nothing (the CRD refuses it at the door)."""
