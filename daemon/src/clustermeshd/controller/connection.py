@@ -18,6 +18,7 @@ from clustermeshd.kube.access import Access
 from clustermeshd.kube.client import Client
 from clustermeshd.kube.informer import Change, Informer, Limits, when_other
 from clustermeshd.model.errors import MeshError, Refused, Retriable
+from clustermeshd.plan.admission import identity
 from clustermeshd.plan.entering import entered
 from clustermeshd.plan.remotenodes import planned_by
 
@@ -163,6 +164,7 @@ class Connection:
         while True:
             try:
                 namespace = await self._client.get(resources.NAMESPACES, "kube-system")
+                identity(namespace.metadata.uid, self.access.server)
                 self.server_version = await self._client.server_version()
                 self._accept(namespace.metadata.uid)
             except Refused as error:
@@ -188,6 +190,7 @@ class Connection:
             return
         _LOG.warning("%s: cluster %s is now cluster %s", self.access.server, self.cluster_id, cluster_id)
         try:
+            identity(cluster_id, self.access.server)
             self._accept(cluster_id)
         except Refused as error:
             self.problem = error
