@@ -6,8 +6,9 @@ from ipaddress import ip_address, ip_network
 import pytest
 from clustermeshd.kube import objects
 from clustermeshd.model.addresses import parse_point, vtep_mac
+from clustermeshd.model.errors import Refused
 from clustermeshd.plan import remotenodes
-from clustermeshd.plan.admission import LocalNetworks
+from clustermeshd.plan.admission import LocalNetworks, identity
 from clustermeshd.plan.remotenodes import Memory, PeerNodes, plan, remote_node_name
 from hypothesis import given
 from hypothesis import strategies as st
@@ -150,6 +151,32 @@ def test_owns_knows_pod_prefixes_and_node_addresses_and_nothing_else():
     assert not owns(made, "10.2.1.1")
     assert not owns(made, "10.1.0.1")
     assert not owns(made, "fd00:2::1")
+
+
+@pytest.mark.parametrize("name", ["", "UPPER", "a_b", "-a", "a..b", "a" * 254, "a/b", "ä", "a b", "x\x1b[31m"])
+def test_a_node_whose_name_no_api_server_takes_is_refused_and_claims_nothing(name):
+    plans = plan(LOCAL, [peer(node(name), name="west"), peer(node(addresses=("192.168.9.9",)), name="young")])
+    made = plans["west"]
+    assert not made.nodes
+    assert [r.reason for r in made.refused] == ["InvalidName"]
+    assert all(c.isprintable() for c in made.refused[0].message)
+    assert len(made.refused[0].name) <= 253
+    assert plans["young"].nodes["young.n1"].spec.pod_cidrs == ("10.2.0.0/24",)
+
+
+def test_a_node_has_no_more_prefixes_than_a_remote_node_holds():
+    many = tuple(f"10.{64 + i // 256}.{i % 256}.1/32" for i in range(5000))
+    made = plan(LOCAL, [peer(node(cidrs=many))])["west"]
+    assert len(made.nodes["west.n1"].spec.pod_cidrs) == 4096
+    assert [r.reason for r in made.refused] == ["TooManyPrefixes"]
+
+
+@pytest.mark.parametrize("uid", ["", "x" * 129, "a b", "\x1b[31m"])
+def test_what_is_no_uid_identifies_no_cluster(uid):
+    with pytest.raises(Refused) as caught:
+        identity(uid, "RemoteClusterConfiguration west")
+    assert caught.value.reason == "InvalidIdentity"
+    identity("6f1e0c9e-5b1c-4f5e-9d55-0d8f3a1c7f10", "RemoteClusterConfiguration west")
 
 
 def test_a_long_node_name_keeps_a_legal_and_unique_name():

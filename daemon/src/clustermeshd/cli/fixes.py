@@ -32,6 +32,8 @@ _FIXES: Final[dict[str, str]] = {
     "NotAllowed": "widen the named list in spec.import, or correct the peer",
     "InvalidAddress": "correct status.addresses of the peer's Node",
     "InvalidCIDR": "correct spec.podCIDRs of the peer's Node",
+    "InvalidName": "no Kubernetes names a node so: look at what answers for the peer",
+    "TooManyPrefixes": "give the peer's node fewer pod prefixes",
     "NoAddress": "the peer's kubelet must report an InternalIP (--node-ip)",
     # agents
     "NoAgent": "install the agent there (role mesh_daemon), or look at journalctl -u clustermesh-agent",

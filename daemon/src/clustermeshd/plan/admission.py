@@ -7,14 +7,20 @@ configured first; what is refused today is admitted by itself when its obstacle 
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_network
 from typing import Final
 
 from clustermeshd.kube.objects import ImportRules
 from clustermeshd.model.addresses import BITS, Address, Network, Point, Prefix, parse_prefix, point_of, prefix_of
+from clustermeshd.model.errors import Refused
+
+MAX_NAME: Final = 253
+_UID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 _RESERVED: Final = tuple(
     (prefix_of(ip_network(cidr)), f"{cidr}: {what}")
@@ -44,6 +50,27 @@ class Refusal:
 
     reason: str
     message: str
+
+
+def identity(cluster_id: str, where: str) -> None:
+    """Raises Refused for what is no UID: everything that has none would be one cluster."""
+    if not _UID.fullmatch(cluster_id):
+        found = f"the UID of its namespace kube-system is {cluster_id[:64]!r}"
+        raise Refused("InvalidIdentity", found, where=where, fix="is this a Kubernetes API server?")
+
+
+@lru_cache(maxsize=8192)
+def is_subdomain(text: str) -> bool:
+    """RFC 1123 subdomain, what Kubernetes calls a node: each part of it a label."""
+    return (
+        0 < len(text) <= MAX_NAME
+        and text.isascii()
+        and text == text.lower()
+        and all(
+            part and part.replace("-", "a").isalnum() and part[0] != "-" and part[-1] != "-"
+            for part in text.split(".")
+        )
+    )
 
 
 def host_prefix(point: Point) -> Prefix:

@@ -16,17 +16,19 @@ from clustermeshd.kube import objects
 from clustermeshd.model import names
 from clustermeshd.model.addresses import BITS, Point, Prefix, parse_point, parse_prefix, vtep_mac
 from clustermeshd.plan.admission import (
+    MAX_NAME,
     Holders,
     LocalNetworks,
     Refusal,
     allowed,
     first_inside,
     host_prefix,
+    is_subdomain,
     reserved,
 )
 from clustermeshd.plan.ipam import PodPrefixes, spec_cidrs
 
-_MAX_NAME = 253  # RFC 1123 subdomain
+_MAX_CIDRS = 4096  # of a RemoteNode
 _REMEMBERED = 1 << 16
 # A plan is made of all nodes of a cluster whenever one changes: what was read of the others is not read again.
 _point = lru_cache(_REMEMBERED)(parse_point)
@@ -154,7 +156,7 @@ def _held(prefix: Prefix, others: Holders) -> Refusal | None:
 
 
 def _refused(kind: str, name: str, refusal: Refusal) -> objects.RefusedObject:
-    return objects.RefusedObject(kind=kind, name=name, reason=refusal.reason, message=refusal.message)
+    return objects.RefusedObject(kind=kind, name=name[:MAX_NAME], reason=refusal.reason, message=refusal.message)
 
 
 class _Planner:
@@ -171,7 +173,7 @@ class _Planner:
 
     def plan(self, nodes: Iterable[objects.Node]) -> PeerPlan:
         """Addresses first: no pod prefix may cover the address of a node, or tunnels would lead into themselves."""
-        ordered = sorted(nodes, key=age)
+        ordered = sorted(filter(self._is_named, nodes), key=age)
         addresses = {node.metadata.name: self._addresses(node) for node in ordered}
         self._underlay = sorted(point for points in addresses.values() for point in points)
         cidrs = {node.metadata.name: self._cidrs(node) for node in ordered}
@@ -186,6 +188,13 @@ class _Planner:
                 self._made.nodes[remote.metadata.name] = remote
         self._made.owned = frozenset(self._claims)
         return self._made
+
+    def _is_named(self, node: objects.Node) -> bool:
+        if is_subdomain(node.metadata.name):
+            return True
+        found = f"{node.metadata.name[:64]!r} is no name of a node: lower-case letters, digits, dashes and dots"
+        self._refuse(node, Refusal("InvalidName", found))
+        return False
 
     def _addresses(self, node: objects.Node) -> list[Point]:
         """The first InternalIP of each family, as far as they are admitted."""
@@ -208,6 +217,9 @@ class _Planner:
         cidrs: list[Prefix] = []
         for text in self._peer.prefixes.of(node):
             prefix = _prefix(text)
+            if len(cidrs) == _MAX_CIDRS:
+                self._refuse(node, Refusal("TooManyPrefixes", f"the node has more than {_MAX_CIDRS} pod prefixes"))
+                break
             if prefix is None:
                 self._refuse(node, Refusal("InvalidCIDR", f"pod prefix {text[:64]!r} is no CIDR"))
             elif self._claim(node, prefix, self._pod_refusal):
@@ -298,9 +310,9 @@ def _remote_node(
 def remote_node_name(cluster: str, node: str) -> str:
     """``<cluster>.<node>``, with a hash for its tail where that is longer than a name may be."""
     name = f"{cluster}.{node}"
-    if len(name) <= _MAX_NAME:
+    if len(name) <= MAX_NAME:
         return name
-    return f"{name[: _MAX_NAME - 11].rstrip('.-')}-{hashlib.sha256(name.encode()).hexdigest()[:10]}"
+    return f"{name[: MAX_NAME - 11].rstrip('.-')}-{hashlib.sha256(name.encode()).hexdigest()[:10]}"
 
 
 def owned_by(owner: objects.RemoteClusterConfiguration) -> objects.OwnerReference:
