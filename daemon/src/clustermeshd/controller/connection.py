@@ -164,8 +164,8 @@ class Connection:
         while True:
             try:
                 namespace = await self._client.get(resources.NAMESPACES, "kube-system")
-                identity(namespace.metadata.uid, self.access.server)
                 self.server_version = await self._client.server_version()
+                identity(namespace.metadata.uid, self.access.server)
                 self._accept(namespace.metadata.uid)
             except Refused as error:
                 self.problem = error
