@@ -103,7 +103,7 @@ def test_a_bad_prefix_is_refused_with_a_reason_and_the_nodes_good_ones_work(cidr
     made = plan(LOCAL, [peer(node(cidrs=(cidr, "10.2.0.0/24")))])["west"]
     assert [r.reason for r in made.refused] == [reason]
     assert made.nodes["west.n1"].spec.pod_cidrs == ("10.2.0.0/24",)
-    assert all(character.isprintable() for character in made.refused[0].message)
+    assert all(character.isprintable() for character in made.refused.examples[0].message)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_a_bad_prefix_is_refused_with_a_reason_and_the_nodes_good_ones_work(cidr
 def test_a_node_whose_only_address_is_not_its_own_is_not_mirrored(address):
     made = plan(LOCAL, [peer(node(addresses=(address,)))])["west"]
     assert not made.nodes
-    assert made.refused
+    assert made.refused.total
 
 
 def test_the_older_peer_keeps_a_prefix_that_two_peers_claim_and_the_younger_heals():
@@ -159,8 +159,8 @@ def test_a_node_whose_name_no_api_server_takes_is_refused_and_claims_nothing(nam
     made = plans["west"]
     assert not made.nodes
     assert [r.reason for r in made.refused] == ["InvalidName"]
-    assert all(c.isprintable() for c in made.refused[0].message)
-    assert len(made.refused[0].name) <= 253
+    assert all(c.isprintable() for c in made.refused.examples[0].message)
+    assert len(made.refused.examples[0].name) <= 253
     assert plans["young"].nodes["young.n1"].spec.pod_cidrs == ("10.2.0.0/24",)
 
 
@@ -266,5 +266,5 @@ def test_a_changed_node_plans_its_own_cluster_and_those_whose_obstacle_it_was(mo
     plan(LOCAL, [annotated, young], memory)
     assert planned == ["old", "young", "old"]  # it claims what it claimed
     moved = peer(node(cidrs=("10.4.0.0/24",)), name="old", created="2026-01-01T00:00:00Z")
-    assert plan(LOCAL, [moved, young], memory)["young"].refused == []
+    assert plan(LOCAL, [moved, young], memory)["young"].refused.total == 0
     assert planned == ["old", "young", "old", "old", "young"]

@@ -138,7 +138,7 @@ def addresses(local: Local, probes: Sequence[Probe]) -> None:
         for refused in plan.refused:
             by_reason.setdefault(refused.reason, []).append(f"{refused.kind} {refused.name}: {refused.message}")
         for reason, messages in sorted(by_reason.items()):
-            found.tell("addresses", "FAIL", f"{reason}: {_some(messages)}", fix(reason))
+            found.tell("addresses", "FAIL", f"{reason}: {_some(messages, plan.refused.counts[reason])}", fix(reason))
         if not by_reason:
             found.tell("addresses", "ok", f"nothing of its {len(plan.nodes)} nodes overlaps this cluster or a peer")
 
@@ -175,6 +175,7 @@ def is_answered(local: Local) -> bool:
     )
 
 
-def _some(texts: Sequence[str]) -> str:
-    more = f" and {len(texts) - _EXAMPLES} more" if len(texts) > _EXAMPLES else ""
+def _some(texts: Sequence[str], total: int = 0) -> str:
+    left = max(total, len(texts)) - len(texts[:_EXAMPLES])
+    more = f" and {left} more" if left else ""
     return "; ".join(texts[:_EXAMPLES]) + more

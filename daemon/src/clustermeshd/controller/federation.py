@@ -35,7 +35,8 @@ from clustermeshd.plan import federation
 from clustermeshd.plan.endpoints import endpoints
 from clustermeshd.plan.federation import Backing, Federated
 from clustermeshd.plan.matching import Matches
-from clustermeshd.plan.peerstatus import EXAMPLES, reason_of
+from clustermeshd.plan.peerstatus import reason_of
+from clustermeshd.plan.refusals import EXAMPLES, Refusals
 from clustermeshd.plan.staleness import Freshness, Policy, annotated, policy_of
 from clustermeshd.runtime.rate import Rate
 
@@ -111,23 +112,19 @@ class Federator:
         """Whether everything that is known was written."""
         return not len(self._queue) and not self._busy and not self._due
 
-    def refused(self, cluster: str) -> tuple[list[objects.RefusedObject], int]:
-        """Endpoints of a peer that were not admitted: the first of them, and how many there are beside.
+    def refused(self, cluster: str) -> Refusals:
+        """Endpoints of a peer that were not admitted; it may give any number of such, and this is asked all the time.
 
-        A peer may give any number of such, and this is asked all the time.
+        Of each Service those are named that came first.
         """
-        found = {name: by[cluster] for name, by in self._refused.items() if cluster in by}
-        first = [
-            objects.RefusedObject(
-                kind="Endpoint",
-                name=f"{name.namespace}/{name.name}",
-                reason="ForeignAddress",
-                message=f"{address[:100]} is no address of the peer's admitted pods, nodes or service prefixes",
-            )
-            for name in nsmallest(EXAMPLES, found)
-            for address in found[name][1]
-        ][:EXAMPLES]
-        return first, sum(count for count, _ in found.values()) - len(first)
+        made = Refusals()
+        for name in nsmallest(EXAMPLES, found := {n: by[cluster] for n, by in self._refused.items() if cluster in by}):
+            for address in found[name][1]:
+                message = f"{address[:100]} is no address of the peer's admitted pods, nodes or service prefixes"
+                example = objects.RefusedObject("Endpoint", f"{name.namespace}/{name.name}", "ForeignAddress", message)
+                made.merge({}, (example,))
+        made.counts["ForeignAddress"] = sum(count for count, _ in found.values())
+        return made
 
     def _known_clusters(self) -> float:
         return 1.0 + sum(remote.connection is not None for remote in self._remotes.values())
@@ -157,6 +154,8 @@ class Federator:
         concerned = self._index[name.namespace].set_labels((cluster, name.name), labels)
         if cluster == _LOCAL:
             self._follow(name, service)
+        if self._index[name.namespace].is_empty:
+            del self._index[name.namespace]  # a peer may name ever new namespaces
         for federated in concerned:
             self._queue.put(cluster, ServiceName(name.namespace, federated))
 
@@ -322,7 +321,8 @@ class Federator:
     async def _plan(self, name: ServiceName, service: objects.Service) -> Federated:
         now = self._clock()
         backers: defaultdict[str, list[str]] = defaultdict(list)
-        for cluster, backer in self._index[name.namespace].selected(name.name):
+        index = self._index.get(name.namespace)
+        for cluster, backer in index.selected(name.name) if index is not None else ():
             backers[cluster].append(backer)
         backings = []
         for cluster, members in sorted(backers.items()):

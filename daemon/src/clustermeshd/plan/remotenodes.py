@@ -27,6 +27,7 @@ from clustermeshd.plan.admission import (
     reserved,
 )
 from clustermeshd.plan.ipam import PodPrefixes, spec_cidrs
+from clustermeshd.plan.refusals import OWN_KIND, Refusals
 
 _MAX_CIDRS = 4096  # of a RemoteNode
 _REMEMBERED = 1 << 16
@@ -56,7 +57,7 @@ class PeerPlan:
     """What a peer gets: desired RemoteNodes by name, what was refused, and the prefixes its endpoints may lie in."""
 
     nodes: dict[str, objects.RemoteNode] = field(default_factory=dict)
-    refused: list[objects.RefusedObject] = field(default_factory=list)
+    refused: Refusals = field(default_factory=Refusals)
     owned: frozenset[Prefix] = frozenset()
 
 
@@ -77,7 +78,7 @@ class Memory:
             if known is not None and known[1].owned == made.owned:
                 made.owned = known[1].owned  # the same object, so that comparing it costs nothing
             known = self._last[name] = (facts, made)
-        return replace(known[1], refused=[*known[1].refused])
+        return replace(known[1], refused=known[1].refused.copy())
 
     def forget_all_but(self, names: Collection[str]) -> None:
         self._last = {name: known for name, known in self._last.items() if name in names}
@@ -147,16 +148,12 @@ def _add_services(
             made.owned |= {prefix}
         else:
             text = f"spec.import.serviceCIDRs: {refusal.message}"
-            made.refused.append(_refused("RemoteClusterConfiguration", mine, Refusal(refusal.reason, text)))
+            made.refused.add(OWN_KIND, mine, refusal.reason, text)
 
 
 def _held(prefix: Prefix, others: Holders) -> Refusal | None:
     found = others.overlapping(prefix)
     return found and Refusal("OverlapsPeer", f"{prefix} overlaps {found[0]} of {found[1]}")
-
-
-def _refused(kind: str, name: str, refusal: Refusal) -> objects.RefusedObject:
-    return objects.RefusedObject(kind=kind, name=name[:MAX_NAME], reason=refusal.reason, message=refusal.message)
 
 
 class _Planner:
@@ -254,7 +251,7 @@ class _Planner:
         return self._rules.pods(prefix)
 
     def _refuse(self, node: objects.Node, refusal: Refusal) -> None:
-        self._made.refused.append(_refused("Node", node.metadata.name, refusal))
+        self._made.refused.add("Node", node.metadata.name, refusal.reason, refusal.message)
 
     def _tunnels(self, node: objects.Node, lengths: Mapping[int, Iterable[int]]) -> list[Point]:
         """Per family what the node itself uses: Calico's tunnel address, else its first pod CIDR's network address.
