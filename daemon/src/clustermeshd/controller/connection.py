@@ -15,6 +15,7 @@ from clustermeshd.controller.facts import ServiceFacts, ServiceName, slim_servic
 from clustermeshd.controller.prefixes import PrefixSource
 from clustermeshd.kube import objects, resources
 from clustermeshd.kube.access import Access
+from clustermeshd.kube.budget import Budget
 from clustermeshd.kube.client import Client
 from clustermeshd.kube.informer import Change, Informer, Limits, when_other
 from clustermeshd.model.errors import MeshError, Refused, Retriable
@@ -61,40 +62,41 @@ class Connection:
         self._accept = accept
         self._nodes_changed = nodes_changed
         self._client = Client(access, user_agent=user_agent)
+        budget = Budget(limits.total_bytes)
         self.nodes: Informer[objects.Node] = Informer(
             self._client,
             resources.NODES,
             on_change=when_other(nodes_changed, planned_by),
-            limits=Limits(limits.nodes, limits.object_bytes),
+            limits=Limits(limits.nodes, limits.object_bytes, budget),
         )
         self.namespaces: Informer[objects.Namespace] = Informer(
             self._client,
             resources.NAMESPACES,
             on_change=lambda change: self._namespace_changed(change, namespaces_changed),
             keep=_slim_namespace,
-            limits=Limits(limits.services, limits.object_bytes),
+            limits=Limits(limits.services, limits.object_bytes, budget),
         )
         self.service_informer: Informer[objects.Service] = Informer(
             self._client,
             resources.SERVICES,
             on_change=self.services.on_service,
             keep=slim_service,
-            limits=Limits(limits.services, limits.object_bytes),
+            limits=Limits(limits.services, limits.object_bytes, budget),
         )
         self.slice_informer: Informer[objects.EndpointSlice] = Informer(
             self._client,
             resources.ENDPOINT_SLICES,
             on_change=self.services.on_slice,
             keep=partial(entered, cluster=name),
-            limits=Limits(limits.endpoint_slices, limits.object_bytes),
+            limits=Limits(limits.endpoint_slices, limits.object_bytes, budget),
         )
-        self.prefixes = PrefixSource(self._client, self.nodes, limits, nodes_changed)
+        self.prefixes = PrefixSource(self._client, self.nodes, limits, nodes_changed, budget)
         self._configurations: Informer[objects.RemoteClusterConfiguration] = Informer(
             self._client,
             resources.REMOTE_CLUSTER_CONFIGURATIONS,
             on_change=when_other(directions_changed, lambda theirs: theirs.status.cluster_id),
             keep=_slim_configuration,
-            limits=Limits(_PEERS_OF_PEER, limits.object_bytes),
+            limits=Limits(_PEERS_OF_PEER, limits.object_bytes, budget),
             max_backoff_s=_DIRECTION_BACKOFF_S,
         )
 

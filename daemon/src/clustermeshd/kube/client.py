@@ -25,6 +25,7 @@ import msgspec
 from clustermeshd.kube import access as accesses
 from clustermeshd.kube import bodies, errors, objects
 from clustermeshd.kube.access import Access
+from clustermeshd.kube.leftout import Why
 from clustermeshd.kube.resources import Resource
 from clustermeshd.model.errors import MeshError
 
@@ -152,7 +153,7 @@ class Client:
         limit: int = _PAGE,
         max_objects: int = 2_000_000,
         max_object_bytes: int = _MAX_BODY,
-        on_skip: Callable[[str, str], None] | None = None,
+        on_skip: Callable[[str, Why], None] | None = None,
     ) -> AsyncIterator[objects.ObjectList[T]]:
         """A list, page by page (KEP-365); smaller pages where objects are large.
 

@@ -262,13 +262,14 @@ class SyncOptions(Struct, frozen=True):
 
 
 class ImportLimits(Struct, frozen=True):
-    """How many objects of a kind, and how many bytes an object, are held of a peer at most."""
+    """How many objects of a kind, how many bytes an object, and how many bytes in all, are held of a peer at most."""
 
     nodes: int = 20_000
     services: int = 50_000
     endpoint_slices: int = 100_000
     pods: int = 500_000
     object_bytes: int = 4 << 20
+    total_bytes: int = 256 << 20
 
 
 class ImportRules(Struct, frozen=True):
