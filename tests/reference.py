@@ -95,7 +95,10 @@ REFUSALS: Final[dict[str, tuple[str, str]]] = {
     "TooManyPrefixes": ("Node", "The node has more than 4,096 pod prefixes; the others are left out."),
     "NoAddress": ("Node", "The node has no InternalIP."),
     "ForeignAddress": ("Endpoint", "The address is none of the peer's admitted pods, nodes or service prefixes."),
-    "LimitReached": ("any", "There are more objects than `spec.import.limits` says; `*` stands for the rest."),
+    "LimitReached": ("any", "There are more objects of the kind than `spec.import.limits` says."),
+    "BudgetReached": ("any", "What the peer gives is larger than `spec.import.limits.totalBytes`."),
+    "ObjectTooLarge": ("any", "It is larger than `spec.import.limits.objectBytes`; its last readable state stays."),
+    "ObjectUnreadable": ("any", "It is not what Kubernetes says of its kind; its last readable state stays."),
 }
 """Reasons in status.refused and metric clustermesh_peer_refused_objects: the kind they are of, and what they mean."""
 

@@ -121,7 +121,8 @@ class Federator:
         for name in nsmallest(EXAMPLES, found := {n: by[cluster] for n, by in self._refused.items() if cluster in by}):
             for address in found[name][1]:
                 message = f"{address[:100]} is no address of the peer's admitted pods, nodes or service prefixes"
-                example = objects.RefusedObject("Endpoint", f"{name.namespace}/{name.name}", "ForeignAddress", message)
+                key = f"{name.namespace}/{name.name}"
+                example = objects.RefusedObject(kind="Endpoint", name=key, reason="ForeignAddress", message=message)
                 made.merge({}, (example,))
         made.counts["ForeignAddress"] = sum(count for count, _ in found.values())
         return made

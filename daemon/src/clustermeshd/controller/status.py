@@ -150,10 +150,12 @@ class StatusWriter:
             made.add(OWN_KIND, peer.name, peer.rules.problem.reason, peer.rules.problem.found)
         if peer.connection is not None:
             for informer in peer.connection.informers:
-                if informer.is_full:
-                    kind, kept = informer.resource.kind, len(informer.store)
-                    message = f"spec.import.limits.{_LIMITS[kind]} is {kept}: further objects are left out"
-                    made.add(kind, "*", "LimitReached", message)
+                kind = informer.resource.kind
+                examples = [
+                    objects.RefusedObject(kind, key or "?", why.reason, f"{why.message}{_setting(kind, why.reason)}")
+                    for key, why in informer.left_out
+                ]
+                made.merge(informer.left_out.counts, examples)
         plan = self._nodes.plans.get(peer.name)
         if plan is not None:
             made.merge(plan.refused.counts, plan.refused.examples)
@@ -177,6 +179,12 @@ class StatusWriter:
         if newest is not None and newest.access.expires_at is not None:
             left = (newest.access.expires_at - datetime.now(UTC)).total_seconds()
             metrics.credential_seconds.labels(name).set(left)
+
+
+def _setting(kind: str, reason: str) -> str:
+    """Which field of the configuration an object ran into."""
+    fields = {"LimitReached": _LIMITS[kind], "ObjectTooLarge": "objectBytes", "BudgetReached": "totalBytes"}
+    return f" (spec.import.limits.{fields[reason]})" if reason in fields else ""
 
 
 def _heard(connection: Connection, before: objects.RemoteClusterConfigurationStatus) -> str:
