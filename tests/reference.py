@@ -82,7 +82,7 @@ CONDITIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
 REFUSALS: Final[dict[str, tuple[str, str]]] = {
     "OverlapsLocal": (
         "Node",
-        "A pod prefix or address overlaps local pod or service CIDRs, IPPools of Calico, or a local node.",
+        "A pod prefix or address overlaps local pod or service CIDRs, IPPools of Calico, a local node or Service.",
     ),
     "OverlapsPeer": ("Node", "It overlaps what an older RemoteClusterConfiguration's cluster has."),
     "Reserved": ("Node", "It touches loopback, link-local, multicast or another range that no cluster may claim."),

@@ -94,6 +94,9 @@ def test_calicos_tunnel_address_is_taken_only_inside_the_nodes_own_prefixes():
         ("fe80::/64", "Reserved"),
         ("ff02::/64", "Reserved"),
         ("100.100.100.0/24", "Reserved"),
+        ("168.63.129.16/32", "Reserved"),
+        ("168.63.128.0/20", "Reserved"),
+        ("192.0.0.192/32", "Reserved"),
         ("10.2.0.1/24", "InvalidCIDR"),
         ("::ffff:10.2.0.0/120", "InvalidCIDR"),
         ("x\x1b[31m", "InvalidCIDR"),
@@ -134,6 +137,35 @@ def test_a_peer_that_has_not_listed_keeps_its_mirrored_nodes_and_their_claims():
     assert tuple(plans["west"].nodes.values()) == before
     assert plans["east"].nodes["east.n1"].spec.pod_cidrs == ()
     assert owns(plans["west"], "10.2.0.9")
+
+
+OLDER_THAN_1_33 = LocalNetworks(service_addresses=map(parse_point, ("10.96.0.1", "10.96.0.10", "fd00:96::1")))
+
+
+@pytest.mark.parametrize(
+    ("cidr", "is_ours"),
+    [
+        ("10.96.0.0/12", True),
+        ("10.96.0.1/32", True),
+        ("10.96.0.8/29", True),
+        ("fd00:96::/112", True),
+        ("10.97.0.0/16", False),
+        ("10.96.0.16/28", False),
+    ],
+)
+def test_what_holds_the_address_of_a_local_service_is_ours_where_no_service_cidr_is_told(cidr, is_ours):
+    made = plan(OLDER_THAN_1_33, [peer(node(cidrs=(cidr,)))])["west"]
+    assert [r.reason for r in made.refused] == ["OverlapsLocal"] * is_ours
+    assert owns(made, cidr.partition("/")[0]) is not is_ours
+    services = plan(OLDER_THAN_1_33, [peer(node(cidrs=()), service_cidrs=(cidr,))])["west"]
+    assert [r.reason for r in services.refused] == ["OverlapsLocal"] * is_ours
+
+
+def test_services_inside_a_known_service_cidr_are_nothing_new():
+    known = ip_network("10.96.0.0/16")
+    plain = LocalNetworks(service_cidrs=(known,))
+    assert LocalNetworks(service_cidrs=(known,), service_addresses=[parse_point("10.96.0.1")]) == plain
+    assert LocalNetworks(service_cidrs=(known,), service_addresses=[parse_point("10.97.0.1")]) != plain
 
 
 def test_import_rules_bound_what_is_admitted():

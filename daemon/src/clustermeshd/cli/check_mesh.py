@@ -13,7 +13,7 @@ from clustermeshd.cli.status import condition, lease_problems, node_problems
 from clustermeshd.kube import objects
 from clustermeshd.model.addresses import Network, parse_address, parse_network
 from clustermeshd.plan import remotenodes
-from clustermeshd.plan.admission import LocalNetworks
+from clustermeshd.plan.admission import LocalNetworks, cluster_ips
 
 _EXAMPLES = 3
 
@@ -30,6 +30,7 @@ class Local:
     mesh_nodes: Sequence[objects.MeshNode]
     remote_nodes: Sequence[objects.RemoteNode]
     service_cidrs: Sequence[objects.ServiceCIDR]
+    services: Sequence[objects.Service]
     pools: Sequence[objects.IPPool]
 
 
@@ -107,6 +108,7 @@ def networks(local: Local) -> LocalNetworks:
             for entry in node.status.addresses or ()
             if (address := parse_address(entry.address)) is not None
         ),
+        (point for service in local.services for point in cluster_ips(service)),
     )
 
 
