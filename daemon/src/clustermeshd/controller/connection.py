@@ -134,6 +134,15 @@ class Connection:
         return min(informer.last_event_age_s for informer in self.informers)
 
     @property
+    def lag_s(self) -> float:
+        """How old the facts of the peer may be: a kind that is watched is as current as the server is alive."""
+        silence_s = self._client.silence_s
+        watched = min(silence_s, self.last_event_age_s)
+        return max(
+            watched if i.state == "watching" and i.error is None else i.last_event_age_s for i in self.informers
+        )
+
+    @property
     def relists(self) -> int:
         return sum(informer.relists for informer in self.informers)
 

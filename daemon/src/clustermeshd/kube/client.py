@@ -94,6 +94,11 @@ class Client:
         return self._access.server
 
     @property
+    def silence_s(self) -> float:
+        """Seconds since the server last said anything, to any request; a watched one is asked when it is silent."""
+        return self._clock() - self._heard_at
+
+    @property
     def access(self) -> Access:
         """What is used now; another one after credentials were read again."""
         return self._access
