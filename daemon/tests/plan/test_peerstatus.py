@@ -109,6 +109,25 @@ def test_in_sync_names_the_credential_of_the_synced_connection_and_stale_names_n
     assert all("credential" not in c.message for c in stale.conditions or ())
 
 
+@pytest.mark.parametrize(
+    ("lag_s", "told"),
+    [
+        (None, None),
+        (-0.1, 0),
+        (0.0, 0),
+        (12.3, 0),
+        (29.9, 0),
+        (31.0, 30),
+        (119.0, 60),
+        (4_000.0, 3_600),
+        (86_399.0, 43_200),
+        (200_000.0, 172_800),
+    ],
+)
+def test_a_lag_is_told_in_few_steps(lag_s, told):
+    assert status(configuration(), replace(FINE, lag_s=lag_s), time="t").lag_seconds == told
+
+
 def test_endpoints_that_are_only_counted_count():
     refused = Refusals([REFUSED])
     refused.counts["ForeignAddress"] += 7

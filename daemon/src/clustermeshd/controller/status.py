@@ -140,6 +140,7 @@ class StatusWriter:
             refused=self._refused(peer),
             last_sync=_now() if fresh and not _was_synced(before) else "",
             last_event=_heard(connection, before) if connection is not None and not fresh else "",
+            lag_s=connection.lag_s if connection is not None else None,
             credential_expiry=_rfc3339(expiry) if expiry is not None else "",
             credential=connection.access.fingerprint if connection is not None else "",
         )
@@ -174,9 +175,11 @@ class StatusWriter:
                 metrics.skipped.labels(name, informer.resource.kind).set(informer.skipped)
             age_s = connection.last_event_age_s
             metrics.event_age.labels(name).set(age_s)
-            metrics.lag.labels(name).set(age_s if facts.error is not None else 0)
+            metrics.lag.labels(name).set(connection.lag_s)
             metrics.relists.labels(name).set(connection.relists)
-        if newest is not None and newest.access.expires_at is not None:
+        if newest is None or newest.access.expires_at is None:
+            metrics.credential_seconds.remove_by_labels({"remote_cluster_name": name})
+        else:
             left = (newest.access.expires_at - datetime.now(UTC)).total_seconds()
             metrics.credential_seconds.labels(name).set(left)
 

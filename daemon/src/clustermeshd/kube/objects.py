@@ -322,6 +322,7 @@ class RemoteClusterConfigurationStatus(Struct, frozen=True):
     counts: RemoteClusterCounts | None = None
     last_sync_time: str | None = None
     last_event_time: str | None = None
+    lag_seconds: int | None = None
     credential_expiry_time: str | None = None
     refused: tuple[RefusedObject, ...] | None = None
 

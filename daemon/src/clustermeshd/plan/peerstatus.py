@@ -35,6 +35,7 @@ class PeerFacts:
     refused: Refusals = field(default_factory=Refusals)
     last_sync: str = ""
     last_event: str = ""
+    lag_s: float | None = None
     credential_expiry: str = ""
     credential: str = ""
 
@@ -97,6 +98,15 @@ def reason_of(error: MeshError) -> str:
     return error.reason if isinstance(error, Refused) else type(error).__name__
 
 
+_LAGS = (0, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 43200)
+_DAY = 86400
+
+
+def _rounded(lag_s: float) -> int:
+    """A lag in few steps, rounded down: what grows all the time is not to be written all the time."""
+    return int(lag_s) // _DAY * _DAY or max(step for step in _LAGS if step <= max(0.0, lag_s))
+
+
 def status(
     configuration: objects.RemoteClusterConfiguration, facts: PeerFacts, *, time: str
 ) -> objects.RemoteClusterConfigurationStatus:
@@ -118,6 +128,7 @@ def status(
         ),
         last_sync_time=facts.last_sync or before.last_sync_time,
         last_event_time=facts.last_event or None,
+        lag_seconds=None if facts.lag_s is None else _rounded(facts.lag_s),
         credential_expiry_time=facts.credential_expiry or None,
         refused=facts.refused.examples or None,
     )
