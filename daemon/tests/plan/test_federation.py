@@ -409,8 +409,65 @@ def test_a_lying_peer_cannot_make_a_slice_that_the_api_server_refuses():
 
 def test_addresses_that_are_to_be_published_in_any_state_are_ready():
     federated = service("f", annotations={KEY: "all()"}, publish_not_ready_addresses=True)
-    made = federate(federated, cluster("west", [service("a")], [slice_of("a", "10.2.0.5", ready=False)]))
-    assert conditions(made) == {"10.2.0.5": True}
+    for serving, terminating in ((False, False), (True, True), (False, True), (None, None)):
+        piece = in_state(slice_of("a", "10.2.0.5"), ready=False, serving=serving, terminating=terminating)
+        for name in (None, "west"):
+            made = federate(federated, cluster(name, [service("a")], [piece]))
+            assert states(made) == {"10.2.0.5": (True, serving, terminating)}
+
+
+def in_state(piece, **given):
+    """A slice with all endpoints in one state."""
+    state = objects.EndpointConditions(**given)
+    return msgspec.structs.replace(
+        piece, endpoints=tuple(msgspec.structs.replace(e, conditions=state) for e in piece.endpoints)
+    )
+
+
+def states(made):
+    return {
+        e.addresses[0]: (e.conditions.ready, e.conditions.serving, e.conditions.terminating)
+        for piece in made.values()
+        for e in piece.endpoints
+    }
+
+
+@pytest.mark.parametrize("name", [None, "west"])
+@pytest.mark.parametrize(
+    "state",
+    [(True, True, False), (False, True, True), (False, False, True), (False, False, False), (None, None, None)],
+)
+def test_conditions_are_the_origins(name, state):
+    given = dict(zip(("ready", "serving", "terminating"), state, strict=True))
+    made = federate(
+        FEDERATED, cluster(name, [service("a", {"app": "reviews"})], [in_state(slice_of("a", "10.2.0.5"), **given)])
+    )
+    assert states(made) == {"10.2.0.5": state}
+
+
+@pytest.mark.parametrize(("affinity", "stale"), [("local", {}), ("none", {"west": "NotReady"})])
+def test_an_endpoint_that_steps_back_is_known_to_serve_and_none_that_terminates_takes_its_place(affinity, stale):
+    federated = service("f", annotations={KEY: "all()", names.AFFINITY: affinity})
+    ready = in_state(slice_of("a", "10.2.0.5"), ready=True, serving=True, terminating=False)
+    published = in_state(slice_of("b", "10.2.0.6"), ready=True, serving=False, terminating=True)
+    ending = in_state(slice_of("c", "10.2.0.7"), ready=False, serving=True, terminating=True)
+    west = cluster("west", [service(n) for n in "abc"], [ready, published, ending])
+    made = states(federate(federated, cluster(None, [service("l")], [slice_of("l", "10.1.0.5")]), west, stale=stale))
+    assert made["10.2.0.5"] == made["10.2.0.6"] == (False, True, False)
+    assert made["10.2.0.7"] == (False, not stale, True), "proxies fall back to what serves while it terminates"
+
+
+@pytest.mark.parametrize("name", [None, "west"])
+def test_hostname_and_the_time_of_the_last_change_are_the_origins(name):
+    piece = slice_of("a", "10.2.0.5")
+    meta = msgspec.structs.replace(
+        piece.metadata, annotations={names.LAST_CHANGE_TRIGGER: "2026-01-01T00:00:00Z", "x": "y", names.STALE: "true"}
+    )
+    named = tuple(msgspec.structs.replace(e, hostname="db-0") for e in piece.endpoints)
+    piece = msgspec.structs.replace(piece, metadata=meta, endpoints=named)
+    (made,) = federate(FEDERATED, cluster(name, [service("a", {"app": "reviews"})], [piece])).values()
+    assert made.annotations == {names.LAST_CHANGE_TRIGGER: "2026-01-01T00:00:00Z"}
+    assert [e.hostname for e in made.endpoints] == ["db-0"]
 
 
 def test_an_endpoints_object_that_is_cut_says_so_and_keeps_ready_addresses_first():

@@ -28,7 +28,6 @@ Stale: TypeAlias = Literal["", "NotReady", "Drop"]
 
 _FAMILY = {"IPv4": 4, "IPv6": 6}
 _MAX_ADDRESSES = 100  # of an endpoint (discovery/v1)
-_READY = objects.EndpointConditions(ready=True)
 _GIVEN = objects.EndpointConditions(ready=True, serving=True, terminating=False)
 
 
@@ -103,6 +102,13 @@ def _stepped_back(endpoint: objects.Endpoint, *, is_stale: bool) -> objects.Endp
     else:
         return endpoint
     return msgspec.structs.replace(endpoint, conditions=conditions)
+
+
+def _published(endpoint: objects.Endpoint) -> objects.Endpoint:
+    """An endpoint that counts as ready in whatever state it is; that state stays to be seen."""
+    if endpoint.conditions.ready:
+        return endpoint
+    return msgspec.structs.replace(endpoint, conditions=msgspec.structs.replace(endpoint.conditions, ready=True))
 
 
 def _as_given(endpoint: objects.Endpoint) -> objects.Endpoint:
@@ -209,7 +215,7 @@ def _pieces(
         if backing.is_written:
             endpoints = tuple(map(_as_given, endpoints))
         if service.spec.publish_not_ready_addresses:
-            endpoints = tuple(msgspec.structs.replace(e, conditions=_READY) for e in endpoints)
+            endpoints = tuple(map(_published, endpoints))
         trigger = source.annotations.get(names.LAST_CHANGE_TRIGGER)
         yield _Piece(
             source.metadata.name if backing.is_written else _name(service, backing.cluster, source),
