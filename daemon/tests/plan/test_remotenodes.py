@@ -2,8 +2,11 @@
 
 import random
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 
+import msgspec
 import pytest
+import yaml
 from clustermeshd.kube import objects
 from clustermeshd.model.addresses import parse_point, vtep_mac
 from clustermeshd.model.errors import Refused
@@ -13,6 +16,7 @@ from clustermeshd.plan.remotenodes import Memory, PeerNodes, plan, remote_node_n
 from hypothesis import given
 from hypothesis import strategies as st
 
+CRDS = Path(__file__).parents[3] / "roles" / "mesh_crds" / "files"
 LOCAL = LocalNetworks(
     pod_cidrs=(ip_network("10.1.0.0/16"), ip_network("fd00:1::/48")),
     service_cidrs=(ip_network("10.96.0.0/16"),),
@@ -68,6 +72,15 @@ def test_a_node_becomes_a_remote_node_with_everything_a_data_plane_needs():
         vtep_mac=vtep_mac("id-west", "n1"),
     )
     assert [owner.uid for owner in made.metadata.owner_references] == ["uid-west"]
+
+
+@pytest.mark.parametrize("overlay", ["Enabled", "Disabled"])
+def test_a_remote_node_is_written_with_every_field_that_its_definition_requires(overlay):
+    described = yaml.safe_load((CRDS / "remotenodes.yaml").read_text())["spec"]["versions"][0]["schema"]
+    required = described["openAPIV3Schema"]["properties"]["spec"]["required"]
+    of_peer = PeerNodes(configuration(overlay=overlay), "id-west", (node(cidrs=()),))
+    (made,) = plan(LOCAL, [of_peer])["west"].nodes.values()
+    assert set(required) <= msgspec.json.decode(msgspec.json.encode(made.spec)).keys()
 
 
 def test_calicos_tunnel_address_is_taken_only_inside_the_nodes_own_prefixes():

@@ -336,7 +336,7 @@ class RemoteClusterConfiguration(Object, frozen=True):
     status: RemoteClusterConfigurationStatus = RemoteClusterConfigurationStatus()
 
 
-class RemoteNodeSpec(Struct, frozen=True):
+class RemoteNodeSpec(Struct, frozen=True, omit_defaults=False):
     """One node of a remote cluster, as far as a data plane must know it."""
 
     cluster_id: str = msgspec.field(name="clusterID", default="")
