@@ -84,7 +84,10 @@ REFUSALS: Final[dict[str, tuple[str, str]]] = {
         "Node",
         "A pod prefix or address overlaps local pod or service CIDRs, IPPools of Calico, a local node or Service.",
     ),
-    "OverlapsPeer": ("Node", "It overlaps what an older RemoteClusterConfiguration's cluster has."),
+    "OverlapsPeer": (
+        "Node",
+        "It overlaps what was accepted of another peer before, or a new claim of an older one.",
+    ),
     "Reserved": ("Node", "It touches loopback, link-local, multicast or another range that no cluster may claim."),
     "NotAllowed": ("Node", "It lies outside of `spec.import.podCIDRs` or `nodeCIDRs`."),
     "Duplicate": ("Node", "Another node of the same cluster has that very prefix."),

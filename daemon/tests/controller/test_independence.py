@@ -96,6 +96,7 @@ def _remote_node(node: str) -> objects.RemoteNode:
             cluster_id="id",
             cluster_name="gone",
             node_name=node,
+            overlay_routing_mode="Enabled",
             addresses=("192.168.9.9",),
             vtep_mac="0e:00:00:00:00:01",
         ),

@@ -1,6 +1,7 @@
 """Admission of remote nodes: what a peer may claim, and that the answer depends on facts alone."""
 
 import random
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -279,19 +280,105 @@ PEERS = st.builds(
     st.sampled_from([True, True, True, False]),
     st.sampled_from([(), ("10.2.0.0/16",)]),
 )
+LISTED = st.builds(
+    lambda name, nodes: peer(*nodes, name=name, created=CREATED[name]), st.sampled_from(sorted(CREATED)), NODES
+)
 OTHER_LOCAL = LocalNetworks(pod_cidrs=(ip_network("10.3.0.0/16"),))
 
 
 @given(st.lists(st.tuples(st.sampled_from([LOCAL, LOCAL, OTHER_LOCAL]), PEERS, st.booleans()), max_size=12))
-def test_a_plan_with_memory_is_the_plan_without(history):
-    """One peer changes, or goes, at a time."""
+def test_of_all_history_only_what_was_accepted_counts(history):
+    """One peer changes, or goes, at a time: plans follow from the facts and what stands, whatever their order."""
     memory, peers = Memory(), {}
     for local, changed, stays in history:
         name = changed.configuration.metadata.name
         peers.pop(name, None)
         if stays:
             peers[name] = changed
-        assert plan(local, list(peers.values()), memory) == plan(local, list(peers.values()))
+        afresh = plan(local, list(reversed(peers.values())), Memory(memory.standing))
+        assert plan(local, list(peers.values()), memory) == afresh
+
+
+def routed(plans):
+    return {name: {c for n in made.nodes.values() for c in n.spec.pod_cidrs} for name, made in plans.items()}
+
+
+def admissible(local, one):
+    """What a peer would have if it were the only one."""
+    (made,) = plan(local, [one]).values()
+    return routed({"": made})[""]
+
+
+@given(st.lists(st.tuples(st.sampled_from([LOCAL, LOCAL, LOCAL, OTHER_LOCAL]), LISTED), min_size=1, max_size=12))
+def test_an_accepted_claim_stands_while_it_is_made_and_nobody_has_what_another_has(history):
+    memory, peers, before = Memory(), {}, {}
+    for local, changed in history:
+        peers[changed.configuration.metadata.name] = changed
+        now = routed(plan(local, list(peers.values()), memory))
+        for name, one in peers.items():
+            assert now[name] >= before.get(name, set()) & admissible(local, one), "what stood and is still claimed"
+        claims = [(name, ip_network(cidr)) for name, cidrs in now.items() for cidr in cidrs]
+        assert not any(p != q and a.overlaps(b) for i, (p, a) in enumerate(claims) for q, b in claims[:i])
+        before = now
+
+
+def test_an_older_peer_cannot_take_what_a_younger_one_has_not_even_over_a_restart_and_gets_it_when_it_goes():
+    young = peer(node(), name="young", created="2026-01-02T00:00:00Z")
+    old = {"name": "old", "created": "2026-01-01T00:00:00Z"}
+    memory, theirs = Memory(), node("o1", ("10.8.0.0/24",), ("192.168.8.8",))
+    first = plan(LOCAL, [young, peer(theirs, **old)], memory)
+    assert routed(first) == {"old": {"10.8.0.0/24"}, "young": {"10.2.0.0/24"}}
+    for grabbed in ("10.2.0.0/24", "10.2.0.0/16", "10.2.0.128/25"):
+        greedy = peer(theirs, node("o2", (grabbed,), ("192.168.8.9",)), **old)
+        made = plan(LOCAL, [young, greedy], memory)
+        assert routed(made) == {"old": {"10.8.0.0/24"}, "young": {"10.2.0.0/24"}}
+        assert [(r.name, r.reason) for r in made["old"].refused] == [("o2", "OverlapsPeer")]
+        stored = {name: tuple(one.nodes.values()) for name, one in made.items()}
+        restarted = Memory()
+        away = peer(name="young", created="2026-01-02T00:00:00Z", mirrored=stored["young"], listed=False)
+        known = replace(greedy, mirrored=stored["old"])
+        assert routed(plan(LOCAL, [known, away], restarted)) == routed(made)
+        assert routed(plan(LOCAL, [known, young], restarted)) == routed(made)
+        assert routed(plan(LOCAL, [known, replace(young, mirrored=stored["young"])], Memory())) == routed(made)
+    moved = peer(node(cidrs=("10.5.0.0/24",)), name="young", created="2026-01-02T00:00:00Z")
+    assert routed(plan(LOCAL, [moved, greedy], memory))["old"] == {"10.8.0.0/24", "10.2.0.128/25"}
+    back = plan(LOCAL, [young, greedy], memory)
+    assert routed(back)["young"] == set(), "now it stands with the other one"
+    assert [r.reason for r in back["young"].refused] == ["OverlapsPeer"]
+
+
+@pytest.mark.parametrize("how", ["another configuration", "another cluster", "local"])
+def test_a_claim_stands_for_the_cluster_that_made_it_and_never_against_ours(how):
+    young = peer(node(), name="young", created="2026-01-02T00:00:00Z")
+    old = peer(node(addresses=("192.168.8.8",)), name="old", created="2026-01-01T00:00:00Z")
+    memory = Memory()
+    stored = tuple(plan(LOCAL, [young], memory)["young"].nodes.values())
+    after = Memory()
+    young = replace(young, mirrored=stored)
+    if how == "another configuration":
+        meta = msgspec.structs.replace(young.configuration.metadata, uid="made anew")
+        young = replace(young, configuration=msgspec.structs.replace(young.configuration, metadata=meta))
+    elif how == "another cluster":
+        young = replace(young, cluster_id="replaced")
+    local = LocalNetworks(pod_cidrs=(ip_network("10.2.0.0/25"),)) if how == "local" else LOCAL
+    for known in (memory, after):
+        made = routed(plan(local, [young, old], known))
+        assert made == {"young": set(), "old": set() if how == "local" else {"10.2.0.0/24"}}
+
+
+def test_what_stands_of_a_peer_that_is_not_read_gives_way_to_what_is_ours_and_to_narrower_rules():
+    two = node("n1", ("10.2.0.0/24", "10.3.0.0/24")), node("n2", ("10.4.0.0/24",), ("192.168.1.2",))
+    stored = tuple(plan(LOCAL, [peer(*two)])["west"].nodes.values())
+    ours = LocalNetworks(pod_cidrs=(ip_network("10.2.0.0/16"),), node_addresses=(ip_address("192.168.1.2"),))
+    made = plan(ours, [peer(mirrored=stored, listed=False)])["west"]
+    assert {n.metadata.name: n.spec.pod_cidrs for n in made.nodes.values()} == {"west.n1": ("10.3.0.0/24",)}
+    assert made.nodes["west.n1"].spec.tunnel_addresses == ()
+    assert not owns(made, "10.2.0.9")
+    ruled = plan(LOCAL, [peer(mirrored=stored, listed=False, pod_cidrs=("10.4.0.0/16",))])["west"]
+    assert {n.metadata.name: n.spec.pod_cidrs for n in ruled.nodes.values()} == {
+        "west.n1": (),
+        "west.n2": ("10.4.0.0/24",),
+    }
 
 
 def test_a_changed_node_plans_its_own_cluster_and_those_whose_obstacle_it_was(monkeypatch):
@@ -303,13 +390,18 @@ def test_a_changed_node_plans_its_own_cluster_and_those_whose_obstacle_it_was(mo
     memory = Memory()
     old = peer(node(), name="old", created="2026-01-01T00:00:00Z")
     young = peer(node(addresses=("192.168.1.9",)), name="young", created="2026-01-02T00:00:00Z")
-    assert [r.reason for r in plan(LOCAL, [old, young], memory)["young"].refused] == ["OverlapsPeer"]
+    far = peer(node(cidrs=("10.7.0.0/24",), addresses=("192.168.7.9",)), name="far")
+    for _ in range(2):  # what was accepted of the one that lost stands from the first time on
+        assert [r.reason for r in plan(LOCAL, [old, young, far], memory)["young"].refused] == ["OverlapsPeer"]
+    assert planned.count("far") == 1
+    planned.clear()
     heartbeat = peer(node(), name="old", created="2026-01-01T00:00:00Z")
-    plan(LOCAL, [heartbeat, young], memory)
-    assert planned == ["old", "young"]
+    plan(LOCAL, [heartbeat, young, far], memory)
+    assert planned == []
     annotated = peer(node(other__note="x"), name="old", created="2026-01-01T00:00:00Z")
-    plan(LOCAL, [annotated, young], memory)
-    assert planned == ["old", "young", "old"]  # it claims what it claimed
+    plan(LOCAL, [annotated, young, far], memory)
+    assert planned == ["old", "old"]  # alone and beside the others; it claims what it claimed
+    planned.clear()
     moved = peer(node(cidrs=("10.4.0.0/24",)), name="old", created="2026-01-01T00:00:00Z")
-    assert plan(LOCAL, [moved, young], memory)["young"].refused.total == 0
-    assert planned == ["old", "young", "old", "old", "young"]
+    assert plan(LOCAL, [moved, young, far], memory)["young"].refused.total == 0
+    assert planned == ["old"]

@@ -25,7 +25,7 @@ _FIXES: Final[dict[str, str]] = {
     "NotLeading": "start a controller: systemctl status clustermesh-controller, or its Deployment",
     # admission
     "OverlapsLocal": "renumber one of the two clusters, or admit less of the peer (spec.import)",
-    "OverlapsPeer": "renumber one of the two peers, or admit less of the later one (spec.import)",
+    "OverlapsPeer": "renumber one of the two peers, or admit less of the one that has it (spec.import)",
     "OverlapsRemote": "renumber one of the two peers, or admit less of the later one (spec.import)",
     "Reserved": "no cluster may claim such a prefix: correct the peer's Node",
     "ReservedPrefix": "no cluster may claim such a prefix: correct the peer's Node",

@@ -1,8 +1,8 @@
 """Which prefixes and addresses of a remote cluster may enter ours.
 
 A peer is not trusted beyond what its RemoteClusterConfiguration admits: a Node object of a hostile or misconfigured
-cluster must never attract traffic that is ours, another peer's or nobody's. Local always wins, then the peer that was
-configured first; what is refused today is admitted by itself when its obstacle goes, since nothing is remembered.
+cluster must never attract traffic that is ours, another peer's or nobody's. Local always wins, then the peer whose
+claim was accepted first; what is refused today is admitted by itself when its obstacle goes: no refusal is remembered.
 """
 
 from __future__ import annotations
