@@ -118,13 +118,22 @@ class Federator:
         Of each Service those are named that came first.
         """
         made = Refusals()
-        for name in nsmallest(EXAMPLES, found := {n: by[cluster] for n, by in self._refused.items() if cluster in by}):
-            for address in found[name][1]:
-                message = f"{address[:100]} is no address of the peer's admitted pods, nodes or service prefixes"
-                key = f"{name.namespace}/{name.name}"
-                example = objects.RefusedObject(kind="Endpoint", name=key, reason="ForeignAddress", message=message)
-                made.merge({}, (example,))
-        made.counts["ForeignAddress"] = sum(count for count, _ in found.values())
+        found = {name: by[cluster] for name, by in self._refused.items() if cluster in by}
+        for name in nsmallest(EXAMPLES, found):
+            count, first = found[name]
+            key = f"{name.namespace}/{name.name}"
+            examples = [
+                objects.RefusedObject(
+                    kind="Endpoint",
+                    name=key,
+                    reason="ForeignAddress",
+                    message=f"{address[:100]} is no address of the peer's admitted pods, nodes or service prefixes",
+                )
+                for address in first
+            ]
+            made.merge({"ForeignAddress": count}, examples)
+        others = sum(count for count, _ in found.values()) - made.total
+        made.merge({"ForeignAddress": others} if others else {}, ())
         return made
 
     def _known_clusters(self) -> float:
