@@ -9,6 +9,7 @@ import pytest
 from clustermeshd.controller.connection import Connection
 from clustermeshd.controller.metrics import Metrics
 from clustermeshd.controller.status import StatusWriter
+from clustermeshd.kube import objects
 from clustermeshd.model.errors import Retriable
 from clustermeshd.plan.peerstatus import PeerFacts
 from clustermeshd.plan.refusals import Refusals
@@ -28,6 +29,35 @@ def writer(metrics: Metrics) -> StatusWriter:
         metrics=metrics,
         cluster_id=lambda: "",
     )
+
+
+async def test_a_reason_is_told_in_an_event_once_while_it_lasts_whatever_its_examples():
+    said: list[tuple[str, str]] = []
+
+    class Events:
+        async def warn(self, thing, api_version, kind, reason, message):
+            said.append((reason, message))
+
+    made, west = writer(Metrics()), Peer()
+    made._events = Events()
+
+    async def look(*names: str, reason: str = "Reserved") -> None:
+        refused = Refusals()
+        for name in names:
+            refused.add("Node", name, reason, "no")
+        await made._warn(west, objects.RemoteClusterConfiguration(), PeerFacts(refused=refused))
+
+    await look("n1")
+    await look("n0", "n1")
+    await look("m", "n0")
+    assert said == [("Reserved", "Node n1: no")]
+    await look("n1", reason="OverlapsLocal")
+    await look("n7")
+    assert said[1:] == [("OverlapsLocal", "Node n1: no"), ("Reserved", "Node n7: no")]
+
+
+class Peer:
+    """Stands for one."""
 
 
 def credentials(expires_at: datetime | None) -> SimpleNamespace:

@@ -58,6 +58,7 @@ class StatusWriter:
         self._is_settled = is_settled
         self._unsettled: WeakKeyDictionary[Connection, float] = WeakKeyDictionary()  # since when
         self._settled: WeakSet[Connection] = WeakSet()  # one that is closed goes, with all that it holds
+        self._warned: WeakKeyDictionary[Peer, frozenset[str]] = WeakKeyDictionary()
         self._events = events
         self._metrics = metrics
         self._cluster_id = cluster_id
@@ -73,7 +74,7 @@ class StatusWriter:
             return  # a controller that has just started knows nothing yet; what the last one knew stands
         if facts.error is None and configuration.status.conditions and self._is_settling(peer):
             return
-        await self._warn(configuration, facts)
+        await self._warn(peer, configuration, facts)
         if configuration.api_version != names.API_VERSION:
             return  # Calico's kind has no status
         wanted = peerstatus.status(configuration, facts, time=_now())
@@ -105,9 +106,15 @@ class StatusWriter:
         self._settled.add(connection)
         return False
 
-    async def _warn(self, configuration: objects.RemoteClusterConfiguration, facts: PeerFacts) -> None:
-        """One Event for each reason, with an example."""
-        told = {refused.reason: f"{refused.kind} {refused.name}: {refused.message}" for refused in facts.refused}
+    async def _warn(self, peer: Peer, configuration: objects.RemoteClusterConfiguration, facts: PeerFacts) -> None:
+        """One Event for each reason, with an example; none for other examples of what is known."""
+        known = self._warned.get(peer, frozenset()) & facts.refused.counts.keys()
+        told = {
+            refused.reason: f"{refused.kind} {refused.name}: {refused.message}"
+            for refused in facts.refused
+            if refused.reason not in known
+        }
+        self._warned[peer] = known | told.keys()
         if isinstance(facts.error, Refused):
             told[facts.error.reason] = str(facts.error)
         for reason, message in told.items():
