@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from clustermeshd.kube import objects, resources
+from clustermeshd.kube.budget import Budget
 from clustermeshd.kube.client import Client
 from clustermeshd.kube.informer import Change, Informer, Limits
 from clustermeshd.kube.resources import Resource
@@ -33,14 +34,19 @@ class PrefixSource:
     """Blocks and pods of one peer; ``changed`` is called when the prefixes of its nodes may differ."""
 
     def __init__(
-        self, client: Client, nodes: Informer[objects.Node], limits: objects.ImportLimits, changed: Callable[[], None]
+        self,
+        client: Client,
+        nodes: Informer[objects.Node],
+        limits: objects.ImportLimits,
+        changed: Callable[[], None],
+        budget: Budget | None = None,
     ) -> None:
         self.blocks: Informer[Block] | None = None
         self.pods: Informer[PodAddresses] | None = None
         self.problem: MeshError | None = None
         self._client = client
         self._nodes = nodes
-        self._limits = Limits(objects=limits.pods, object_bytes=limits.object_bytes)
+        self._limits = Limits(objects=limits.pods, object_bytes=limits.object_bytes, budget=budget)
         self._changed = changed
         self._lacking: frozenset[str] = frozenset()
         self._found = asyncio.Event()

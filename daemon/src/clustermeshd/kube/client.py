@@ -25,6 +25,7 @@ import msgspec
 from clustermeshd.kube import access as accesses
 from clustermeshd.kube import bodies, errors, objects
 from clustermeshd.kube.access import Access
+from clustermeshd.kube.leftout import Why
 from clustermeshd.kube.resources import Resource
 from clustermeshd.model.errors import MeshError
 
@@ -93,6 +94,11 @@ class Client:
         return self._access.server
 
     @property
+    def silence_s(self) -> float:
+        """Seconds since the server last said anything, to any request; a watched one is asked when it is silent."""
+        return self._clock() - self._heard_at
+
+    @property
     def access(self) -> Access:
         """What is used now; another one after credentials were read again."""
         return self._access
@@ -152,7 +158,7 @@ class Client:
         limit: int = _PAGE,
         max_objects: int = 2_000_000,
         max_object_bytes: int = _MAX_BODY,
-        on_skip: Callable[[str, str], None] | None = None,
+        on_skip: Callable[[str, Why], None] | None = None,
     ) -> AsyncIterator[objects.ObjectList[T]]:
         """A list, page by page (KEP-365); smaller pages where objects are large.
 
