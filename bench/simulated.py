@@ -23,6 +23,7 @@ from urllib.parse import unquote
 import msgspec
 from aiohttp import web
 from clustermesh_lab.pki import Authority
+from clustermeshd.kube import resources
 
 _OBJECT = re.compile(r"(/api/v1|/apis/[^/]+/[^/]+)(?:/namespaces/([^/]+))?/([^/]+)(?:/([^/]+))?(?:/status)?")
 _GROUPS = {
@@ -40,6 +41,8 @@ _GROUPS = {
         ("ServiceAccount", "serviceaccounts", True),
     ),
 }
+_KINDS = {r.plural: r.kind for r in vars(resources).values() if isinstance(r, resources.Resource)}
+_KINDS |= {plural: kind for group in _GROUPS.values() for kind, plural, _ in group}
 _HISTORY = 2_000  # events of a collection that a watch may still ask for
 
 T = TypeVar("T")
@@ -199,10 +202,15 @@ class SimulatedClusters:
 def _discovery(path: str) -> bytes | None:
     if path == "/version":
         return b'{"gitVersion": "v1.36.0", "major": "1", "minor": "36"}'
+    versions = [place.removeprefix("/apis/") for place in _GROUPS if place.startswith("/apis/")]
+    if path == "/apis":
+        groups = [{"name": v.split("/")[0], "versions": [{"groupVersion": v}]} for v in versions]
+        return json.dumps({"kind": "APIGroupList", "groups": groups}).encode()
     if path not in _GROUPS:
         return None
-    resources = [{"kind": k, "name": p, "namespaced": n} for k, p, n in _GROUPS[path]]
-    return json.dumps({"resources": resources}).encode()
+    known = [{"kind": k, "name": p, "namespaced": n} for k, p, n in _GROUPS[path]]
+    version = path.removeprefix("/apis/").removeprefix("/api/")
+    return json.dumps({"kind": "APIResourceList", "groupVersion": version, "resources": known}).encode()
 
 
 def _read(cluster: _Cluster, place: _Place, query: Mapping[str, str]) -> web.Response:
@@ -212,7 +220,9 @@ def _read(cluster: _Cluster, place: _Place, query: Mapping[str, str]) -> web.Res
         return _json(404) if thing is None else _json(200, thing.raw)
     chosen = _chooser(place.namespace, query)
     items = b",".join(thing.raw for thing in found.values() if chosen(thing))
-    return _json(200, b'{"metadata":{"resourceVersion":"%d"},"items":[%b]}' % (cluster.version, items))
+    kind = _KINDS.get(place.plural, "").encode()
+    head = b'{"kind":"%bList","metadata":{"resourceVersion":"%d"},' % (kind, cluster.version)
+    return _json(200, head + b'"items":[%b]}' % items)
 
 
 async def _watch(request: web.BaseRequest, cluster: _Cluster, place: _Place) -> web.StreamResponse:

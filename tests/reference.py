@@ -53,6 +53,7 @@ CONDITIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         ),
         "NameRefused": ("False", "The name is no label value of lower-case letters, digits and dashes."),
         "SameCluster": ("False", "The kubeconfig leads to this very cluster."),
+        "InvalidIdentity": ("False", "The namespace kube-system has no usable UID. What stood before stays."),
         "DuplicateCluster": ("False", "An older configuration has that cluster already."),
         "RequestRejected": ("False", "The peer answers 400 or another 4xx."),
         "AnswerInvalid": ("False", "The answer is not what a Kubernetes API says."),
@@ -74,6 +75,10 @@ CONDITIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "NothingRefused": ("False", "Everything that the peer gives is admitted."),
         "ObjectsRefused": ("True", "Something is not; the message has the number and an example."),
         "InvalidNamespaceSelector": ("True", "`spec.import.namespaceSelector` is no selector: no Service counts."),
+        "SecretNotWatched": (
+            "True",
+            "Changes of the access Secret are not seen; the message says why. What is connected stays.",
+        ),
         "OverlapsLocal": ("True", "An entry of `spec.import.serviceCIDRs` overlaps something of ours."),
         "OverlapsPeer": ("True", "The same, something of another peer."),
         "Reserved": ("True", "The same, a range that no cluster may claim."),
@@ -84,18 +89,26 @@ CONDITIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
 REFUSALS: Final[dict[str, tuple[str, str]]] = {
     "OverlapsLocal": (
         "Node",
-        "A pod prefix or address overlaps local pod or service CIDRs, IPPools of Calico, or a local node.",
+        "A pod prefix or address overlaps local pod or service CIDRs, IPPools of Calico, a local node or Service.",
     ),
-    "OverlapsPeer": ("Node", "It overlaps what an older RemoteClusterConfiguration's cluster has."),
+    "OverlapsPeer": (
+        "Node",
+        "It overlaps what was accepted of another peer before, or a new claim of an older one.",
+    ),
     "Reserved": ("Node", "It touches loopback, link-local, multicast or another range that no cluster may claim."),
     "NotAllowed": ("Node", "It lies outside of `spec.import.podCIDRs` or `nodeCIDRs`."),
     "Duplicate": ("Node", "Another node of the same cluster has that very prefix."),
     "CoversNode": ("Node", "A pod prefix holds the address of a node of the same cluster."),
     "InvalidAddress": ("Node", "An InternalIP is no IP address."),
     "InvalidCIDR": ("Node", "A pod prefix is no CIDR."),
+    "InvalidName": ("Node", "The name of the node is none that Kubernetes has: the node is left out."),
+    "TooManyPrefixes": ("Node", "The node has more than 4,096 pod prefixes; the others are left out."),
     "NoAddress": ("Node", "The node has no InternalIP."),
     "ForeignAddress": ("Endpoint", "The address is none of the peer's admitted pods, nodes or service prefixes."),
-    "LimitReached": ("any", "There are more objects than `spec.import.limits` says; `*` stands for the rest."),
+    "LimitReached": ("any", "There are more objects of the kind than `spec.import.limits` says."),
+    "BudgetReached": ("any", "What the peer gives is larger than `spec.import.limits.totalBytes`."),
+    "ObjectTooLarge": ("any", "It is larger than `spec.import.limits.objectBytes`; its last readable state stays."),
+    "ObjectUnreadable": ("any", "It is not what Kubernetes says of its kind; its last readable state stays."),
 }
 """Reasons in status.refused and metric clustermesh_peer_refused_objects: the kind they are of, and what they mean."""
 

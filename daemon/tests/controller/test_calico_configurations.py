@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import yaml
 from clustermeshd.kube import objects
 from clustermeshd.plan.configurations import from_calico
 from meshes import (
@@ -117,6 +119,36 @@ async def test_other_ways_to_connect_are_refused_by_name(api, east, served):
             return "SecretMissing" in reasons(api, "by-etcd") or await remote_nodes(east) != {}
 
         await eventually(heard)
+
+
+async def test_a_mistyped_one_under_a_looser_definition_is_left_out_alone(api, remote_api, east, served):
+    definition = yaml.safe_load(CRD.read_text())
+    for version in definition["spec"]["versions"]:
+        version["schema"] = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    kubectl(api, "apply", "--server-side", "--force-conflicts", "-f", "-", stdin=yaml.safe_dump(definition))
+    mistyped = {
+        "apiVersion": "projectcalico.org/v3",
+        "kind": "RemoteClusterConfiguration",
+        "metadata": {"name": "mistyped"},
+        "spec": {"clusterAccessSecret": {"name": 5}},
+    }
+
+    async def taken():
+        with contextlib.suppress(AssertionError):  # the stricter schema holds for a moment
+            kubectl(api, "apply", "-f", "-", stdin=yaml.safe_dump(mistyped))
+            return True
+        return False
+
+    await eventually(taken)
+    await put(east, access_secret("remote-cluster-secret-name", remote_api.kubeconfig.read_text()))
+    kubectl(api, "create", "-f", "-", stdin=DOCUMENTED)
+    async with controller(api) as (mesh, _):
+
+        async def mirrored():
+            return await remote_nodes(east) == {"cluster-b.n1": ("10.2.0.0/24",)}
+
+        await eventually(mirrored)
+        assert set(mesh.peers) == {"cluster-b"}
 
 
 async def test_of_two_configurations_of_one_name_ours_counts_and_the_other_is_told(api, remote_api, east, served):

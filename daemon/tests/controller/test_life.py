@@ -19,8 +19,9 @@ NODE = {
     "status": {"addresses": [{"type": "InternalIP", "address": "192.168.2.1"}]},
 }
 IN_SYNC, NO_SECRET = ("True", "Connected"), ("False", "SecretMissing")
+OVERLAY = {"Enabled": "", "Disabled": " -"}
 # Step: what to put, with a minus what to delete, with "?" the reason that it (west, if not said) is to tell.
-# Then: name -> condition Connected, and whose nodes are mirrored.
+# "!": what is mirrored by then. Then: name -> condition Connected, and whose nodes are mirrored, " -": not overlaid.
 CASES: dict[str, tuple[list[str], dict[str, tuple[str, str]], set[str]]] = {
     "the Secret comes later": (["west", "?SecretMissing", "secret"], {"west": IN_SYNC}, {"west"}),
     "the Secret comes first": (["secret", "west"], {"west": IN_SYNC}, {"west"}),
@@ -32,6 +33,12 @@ CASES: dict[str, tuple[list[str], dict[str, tuple[str, str]], set[str]]] = {
         {"west"},
     ),
     "it is deleted": (["secret", "west", "?Connected", "-west"], {}, set()),
+    "it is disabled": (["secret", "west", "?Connected", "west without overlay"], {"west": IN_SYNC}, {"west -"}),
+    "it is disabled and enabled": (
+        ["secret", "west", "?Connected", "west without overlay", "!west -", "west"],
+        {"west": IN_SYNC},
+        {"west"},
+    ),
     "it is renamed": (["secret", "west", "?Connected", "-west", "ouest"], {"ouest": IN_SYNC}, {"ouest"}),
     "it is made again at once": (["secret", "west", "?Connected", "-west", "west"], {"west": IN_SYNC}, {"west"}),
     "the new name comes first": (
@@ -57,11 +64,14 @@ async def west(remote_api) -> AsyncIterator[None]:
 
 @pytest.fixture
 def documents(remote_api) -> dict[str, dict[str, Any]]:
+    without_overlay = configuration("west", "life")
+    without_overlay["spec"]["syncOptions"]["overlayRoutingMode"] = "Disabled"
     other = remote_api.client("other", ["system:masters"]).read_text()
     return {
         "secret": access_secret("life", remote_api.kubeconfig.read_text()),
         "secret of another user": access_secret("life", other),
         "west": configuration("west", "life"),
+        "west without overlay": without_overlay,
         "ouest": configuration("ouest", "life"),  # of two made in one second the first by name counts
         "weston": configuration("weston", "life"),
     }
@@ -75,10 +85,10 @@ async def _reason(client: Client, name: str) -> tuple[str, str]:
 
 
 async def _state(client: Client, names: set[str]) -> tuple[dict[str, tuple[str, str]], set[tuple[str, str, str]]]:
-    """Condition Connected by configuration; cluster, node and owner of what is mirrored."""
+    """Condition Connected by configuration; cluster with its mode, node and owner of what is mirrored."""
     nodes, _ = await client.list(resources.REMOTE_NODES)
     mirrored = {
-        (node.spec.cluster_name, node.spec.node_name, owner.uid)
+        (node.spec.cluster_name + OVERLAY[node.spec.overlay_routing_mode], node.spec.node_name, owner.uid)
         for node in nodes
         for owner in node.metadata.owner_references or ()
     }
@@ -95,7 +105,7 @@ async def test_every_life_ends_in_the_state_of_a_fresh_start(api, east, west, do
         owners = {
             name: (await east.get(resources.REMOTE_CLUSTER_CONFIGURATIONS, name)).metadata.uid for name in reasons
         }
-        return found == reasons and nodes == {(name, "n1", owners[name]) for name in mirrored}
+        return found == reasons and nodes == {(name, "n1", owners[name.removesuffix(" -")]) for name in mirrored}
 
     def is_told(name: str, reason: str) -> Callable[[], Any]:
         async def check() -> bool:
@@ -103,10 +113,18 @@ async def test_every_life_ends_in_the_state_of_a_fresh_start(api, east, west, do
 
         return check
 
+    def is_mirrored(cluster: str) -> Callable[[], Any]:
+        async def check() -> bool:
+            return {name for name, _, _ in (await _state(east, set()))[1]} == {cluster}
+
+        return check
+
     async with controller(api):
         for step in steps:
             name, _, reason = step.partition("?")
-            if reason:
+            if step.startswith("!"):
+                await eventually(is_mirrored(step[1:]))
+            elif reason:
                 await eventually(is_told(name or "west", reason), 30)
             elif step.startswith("-"):
                 await delete(east, documents[step[1:]])

@@ -138,6 +138,33 @@ async def test_a_deleted_configuration_takes_its_objects_along_and_nothing_else(
         assert "west" not in exposition(metrics)
 
 
+async def test_a_configuration_that_a_finalizer_holds_is_forgotten_as_if_it_were_gone(api, remote_api, east, caplog):
+    caplog.set_level("INFO")
+    apply(api, service("reviews", selector='app == "reviews"'))
+    held = configuration("west", "west")
+    held["metadata"]["finalizers"] = ["example.org/hold"]
+    apply(api, access_secret("west", remote_api.kubeconfig.read_text()), held)
+    try:
+        async with controller(api) as (mesh, _):
+
+            async def joined():
+                return await addresses(east, "reviews") == ["10.2.0.5"]
+
+            await eventually(joined)
+            kubectl(api, "delete", "remoteclusterconfigurations.clustermesh.io", "west", "--wait=false")
+
+            async def forgotten():
+                return await remote_nodes(east) == {} and await addresses(east, "reviews") == []
+
+            await eventually(forgotten, 5)
+            await asyncio.sleep(6)  # one period of the status
+            assert not mesh.peers
+            assert caplog.text.count("Creating syncer for RemoteClusterConfiguration(west)") == 1
+    finally:
+        none = '{"metadata": {"finalizers": null}}'
+        kubectl(api, "patch", "remoteclusterconfigurations.clustermesh.io", "west", "--type=merge", "-p", none)
+
+
 async def test_a_rotated_secret_never_empties_anything(api, remote_api, east):
     apply(api, service("reviews", selector='app == "reviews"'))
     join(api, remote_api, "west")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import time
 from collections.abc import AsyncIterator
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -283,6 +285,35 @@ async def test_of_many_foreign_endpoints_a_few_are_named_and_all_are_counted(api
         await eventually(counted)
         assert 'refused_objects{reason="ForeignAddress",remote_cluster_name="west"} 60.0' in exposition(metrics)
         assert await addresses(east, "data") == ["10.2.0.5"]
+
+
+async def test_the_end_of_the_credential_in_the_secret_is_told_and_forgotten_with_it(api, remote_api, east, west):
+    def of_token(token: str) -> dict:
+        config = json.loads(remote_api.kubeconfig.read_text())
+        config["users"][0]["user"] = {"token": token}
+        return access_secret("west", json.dumps(config))
+
+    def told(metrics, check):
+        metric = 'clustermesh_peer_credential_expiry_seconds{remote_cluster_name="west"}'
+
+        async def holds() -> bool:
+            end = (await east.get(resources.REMOTE_CLUSTER_CONFIGURATIONS, "west")).status.credential_expiry_time
+            lines = [line for line in exposition(metrics).splitlines() if line.startswith(metric)]
+            return check(end, float(lines[0].split()[-1]) if lines else None)
+
+        return holds
+
+    await join(east, remote_api)  # by a certificate
+    claims = base64.urlsafe_b64encode(b'{"exp":1893456000}').decode().rstrip("=")  # the first second of 2030
+    async with controller(api) as (_, metrics):
+        await eventually(told(metrics, lambda end, left: end is not None and left is not None and left > 0))
+        await put(east, of_token(f"x.{claims}.x"))
+        left_s = 1893456000 - time.time()
+        await eventually(
+            told(metrics, lambda end, left: end == "2030-01-01T00:00:00Z" and left and abs(left - left_s) < 60), 30
+        )
+        await put(east, of_token("opaque"))
+        await eventually(told(metrics, lambda end, left: end is None and left is None), 30)
 
 
 async def test_a_peer_that_does_not_read_us_is_one_way(api, meshed_remote_api, east):

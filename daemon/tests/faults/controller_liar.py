@@ -95,8 +95,10 @@ class Liar:
         if status:
             body = {"kind": "Status", "code": status, "message": "not now"}
             return web.json_response(body, status=status, headers={"Retry-After": "1"})
+        body = await request.read() or None
+        headers = {"Content-Type": request.content_type} if body else {}
         async with self._session.request(
-            request.method, self._plane.url + request.path_qs, data=await request.read() or None
+            request.method, self._plane.url + request.path_qs, data=body, headers=headers
         ) as answer:
             if answer.status != 200:
                 return web.Response(body=await answer.read(), status=answer.status)

@@ -40,7 +40,10 @@ class Entry(NamedTuple):
 
 
 def wanted(local: Snapshot, peers: Mapping[str, Snapshot]) -> set[Entry]:
-    """Endpoints that the federated Services of the local cluster must have; ``peers`` in order of their age."""
+    """Endpoints that the federated Services of the local cluster must have.
+
+    ``peers`` in the order in which their claims were accepted: of those that these tests write that of their age.
+    """
     owned = _owned(local, peers)
     return {
         entry
@@ -144,7 +147,7 @@ _Net = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def _owned(local: Snapshot, peers: Mapping[str, Snapshot]) -> dict[str, set[_Net]]:
-    """Prefixes that each peer may claim: none of ours, none that is reserved, none of an older peer."""
+    """Prefixes that each peer may claim: none of ours, none that is reserved, none of a peer before it."""
     held = [*RESERVED, *(net for node in local["Node"] for net in (*_nets(node), *_addresses(node)))]
     held += [ipaddress.ip_network(c) for s in local["ServiceCIDR"] for c in s["spec"]["cidrs"]]
     result: dict[str, set[_Net]] = {}

@@ -105,7 +105,7 @@ class Cluster:
 def asked(cluster: Cluster, *users: str) -> list[str]:
     """Verb and path of every request of these users, by the audit log of an API server."""
     entries = map(json.loads, cluster.plane.audit_log.read_text().splitlines())
-    return [f"{e['verb']} {e['requestURI']}" for e in entries if e["user"]["username"] in users]
+    return [f"{e['verb']} {e['requestURI']}" for e in entries if e["user"].get("username") in users]
 
 
 def is_ours(piece: Json) -> bool:
@@ -234,11 +234,16 @@ class World:
             self.east.put(secret(name, self.kubeconfig(name)), rcc(name, **spec))
 
     def start(
-        self, *flags: str, identity: str = "", groups: Sequence[str] = ("system:masters",), **environment: str
+        self,
+        *flags: str,
+        identity: str = "",
+        groups: Sequence[str] = ("system:masters",),
+        kubeconfig: Path | None = None,
+        **environment: str,
     ) -> Controller:
         """A controller, by default one that leads without election, as a user of its own."""
         identity = identity or f"controller-{len(self.controllers)}"
-        kubeconfig = self.east.plane.client(identity, groups)
+        kubeconfig = kubeconfig or self.east.plane.client(identity, groups)
         flags = flags or ("--no-leader-election",)
         made = Controller(self.directory, kubeconfig, identity, *flags, **environment)
         self.controllers.append(made)

@@ -8,8 +8,10 @@ import json
 import ssl
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
+from controller_liar import Liar
 from controller_world import NS, READS, World, asked, backing, rcc, secret, slice_of, until
 
 pytestmark = pytest.mark.faults
@@ -96,6 +98,40 @@ def test_F7_expired_token_keeps_everything_and_a_new_one_in_the_secret_is_taken_
     assert controller.is_running
 
 
+@pytest.mark.slow
+def test_F7_new_token_is_taken_while_the_watch_of_its_secret_is_down_and_status_tells_of_the_watch(
+    world: World, tmp_path: Path
+) -> None:
+    west = world.peers["west"]
+    liar = Liar(world.east.plane)
+    try:
+        own = tmp_path / "own.kubeconfig"
+        own.write_text(liar.kubeconfig())
+        world.east.put(secret("west", _token_kubeconfig(world, "early")), rcc("west"))
+        world.start(kubeconfig=own)
+        world.settle()
+        liar.refuse = lambda path: 403 if "/secrets?" in path else 0
+        liar.break_off()
+        until(lambda: world.condition("west", "Degraded") == ("True", "SecretNotWatched"), 40)
+        assert world.condition("west", "Connected") == ("True", "Connected")
+        since = world.east.version()
+        west.delete({"kind": "ServiceAccount", "metadata": {"name": "early", "namespace": NS}})
+        until(lambda: not _works(world, "west"), 20)  # the API server remembers a good token for ten seconds
+        world.relays["west"].reset()
+        until(lambda: world.condition("west", "Connected") == ("False", "Unauthorized"), 15)
+        world.east.put(secret("west", _token_kubeconfig(world, "late")))
+        until(lambda: world.condition("west", "Connected") == ("True", "Connected"), 15)
+        until(lambda: world.condition("west", "Synced") == ("True", "InSync"), 5)
+        liar.refuse = lambda _: 0
+        until(lambda: world.condition("west", "Degraded") == ("False", "NothingRefused"), 30)
+        world.settle()
+        world.never_without(since, "of-west", "10.2.0.9")
+    finally:
+        for controller in world.controllers:
+            controller.stop()
+        liar.close()
+
+
 def _token_kubeconfig(world: World, account: str) -> str:
     """A kubeconfig by a token that the peer's own API server issued for ten minutes."""
     west = world.peers["west"]
@@ -171,5 +207,15 @@ def test_F36_peer_that_knows_nothing_of_us_is_only_read_and_no_condition_promise
     requests = asked(west, "reader")
     assert requests
     assert not [text for text in requests if text.split()[0] not in READS]
-    conditions = world.east.get("RemoteClusterConfiguration", "west")["status"]["conditions"]
-    assert {c["type"] for c in conditions} == {"Connected", "Synced", "Routed", "Degraded"}
+    told = world.east.get("RemoteClusterConfiguration", "west")["status"]
+    assert {c["type"]: (c["status"], c["reason"]) for c in told["conditions"]} == {
+        "Connected": ("True", "Connected"),
+        "Synced": ("True", "InSync"),
+        "Routed": ("True", "OverlayEnabled"),
+        "Degraded": ("False", "NothingRefused"),
+    }
+    # whether it reads us, and what its nodes do, nobody here knows: this half is all that is said
+    assert _message(world, "west", "Routed") == "1 nodes are given to the agents"
+    assert _message(world, "west", "Synced").startswith("1 nodes, 3 services, credential ")
+    words = json.dumps(told).lower()
+    assert not [word for word in ("mutual", "both", "reach", "accept", "one direction", "oneway") if word in words]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from clustermesh_lab.pki import Authority
 from controller_liar import Liar
+from controller_model import Json
 from controller_world import NS, World, backing, rcc, secret, until
 
 pytestmark = pytest.mark.faults
@@ -53,6 +55,46 @@ def test_F3_peer_that_refuses_flaps_and_breaks_off_is_asked_seldom_and_never_hal
         liar.refuse, liar.lines = lambda _: 0, None
         assert world.settle() <= 12
     world.never_without(since, "reviews", "10.1.0.5", "10.2.0.5", "10.3.0.5")
+    world.never_without(since, "of-west", "10.2.0.9")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("status", "reason"), [(404, "NotFound"), (200, "AnswerInvalid")])
+def test_F3_peer_that_turns_into_something_else_for_longer_than_a_minute_keeps_everything_and_status_says_so(
+    world: World, liar: Liar, status: int, reason: str
+) -> None:
+    """A proxy whose backend is down answers 404 to everything, or 200 with a document of its own."""
+    join(world, liar)
+    since, nodes = world.east.version(), world.nodes()
+    liar.refuse = lambda _: status
+    liar.break_off()
+    until(lambda: world.condition("west", "Connected") == ("False", reason), 20)
+    for _ in range(80):
+        time.sleep(1)
+        assert world.condition("west", "Connected") == ("False", reason)
+        assert world.condition("west", "Synced") == ("False", "Stale")
+        assert world.nodes() == nodes
+    world.never_without(since, "of-west", "10.2.0.9")
+    liar.refuse = lambda _: 0
+    until(lambda: world.condition("west", "Synced") == ("True", "InSync"), 20)
+    world.settle()
+
+
+def test_F8_new_credential_for_which_a_kind_is_404_does_not_take_over_until_it_is_served(
+    world: World, liar: Liar
+) -> None:
+    join(world, liar)
+    since = world.east.version()
+    liar.refuse = lambda path: 404 if "/endpointslices" in path and "watch" not in path else 0
+    config = json.loads(liar.kubeconfig())
+    config["users"][0]["user"] = {"token": "another"}
+    world.east.put(secret("west", json.dumps(config)))
+    until(lambda: world.condition("west", "Connected") == ("False", "NotFound"), 15)
+    time.sleep(2)
+    world.never_without(since, "of-west", "10.2.0.9")
+    liar.refuse = lambda _: 0
+    until(lambda: world.condition("west", "Synced") == ("True", "InSync"), 20)
+    world.settle()
     world.never_without(since, "of-west", "10.2.0.9")
 
 
@@ -128,6 +170,37 @@ def test_F10_secret_of_another_peer_or_of_ourselves_is_refused_and_the_other_pee
     world.never_without(since, "of-west", "10.2.0.9")
     world.east.put(secret("south", world.kubeconfig("south")))
     world.settle(40)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("other", ["east", "south"])
+def test_F10_cluster_that_turns_into_ours_or_another_peers_under_a_connection_is_refused_until_it_is_itself_again(
+    world: World, liar: Liar, other: str
+) -> None:
+    if other == "south":
+        world.join("south")
+        time.sleep(1.1)  # who was first is told by creation times, in seconds
+    join(world, liar)
+    since = world.east.version()
+    cluster = {"east": world.east, "south": world.peers["south"]}[other]
+    uid = cluster.get("Namespace", "kube-system")["metadata"]["uid"]
+
+    def lie(thing: Json) -> Json:
+        if thing.get("kind") == "Namespace" and thing["metadata"]["name"] == "kube-system":
+            thing["metadata"]["uid"] = uid
+        return thing
+
+    liar.rewrite = lie
+    touched = {"name": "kube-system", "annotations": {"touched": str(time.time())}}  # so that it is told again
+    world.peers["west"].put({"apiVersion": "v1", "kind": "Namespace", "metadata": touched})
+    reason = "SameCluster" if other == "east" else "DuplicateCluster"
+    until(lambda: world.condition("west", "Connected") == ("False", reason), 15, world.logs)
+    until(lambda: world.nodes().keys() == {"south.n1"}, 5)
+    until(lambda: world.addresses("of-west") == [], 5)
+    liar.rewrite = lambda thing: thing
+    until(lambda: world.condition("west", "Synced") == ("True", "InSync"), 45, world.logs)
+    world.settle()
+    world.never_without(since, "of-south", "10.3.0.9")
 
 
 def test_F11_configuration_removed_and_made_again_while_it_is_removed_ends_as_if_made_once(world: World) -> None:

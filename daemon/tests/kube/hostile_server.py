@@ -20,8 +20,9 @@ def config_map(name, version="1", **more):
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, **more}
 
 
-def page(*items, version="10", more=""):
-    return web.json_response({"metadata": {"resourceVersion": str(version), "continue": more}, "items": list(items)})
+def page(*items, version="10", more="", kind="ConfigMapList"):
+    meta = {"resourceVersion": str(version), "continue": more}
+    return web.json_response({"kind": kind, "metadata": meta, "items": list(items)})
 
 
 def event(kind, thing):
@@ -33,6 +34,7 @@ class HostileServer:
 
     def __init__(self):
         self.url = ""
+        self.open = set()
         self.lists = 0
         self.watches = 0
         self.on_list: Handler = self._empty
@@ -40,6 +42,7 @@ class HostileServer:
         self.on_version: Handler = self._version
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
+        self.open.add(request.transport)
         if request.path == "/version":
             return await self.on_version(request)
         if "watch" not in request.query:
@@ -47,6 +50,11 @@ class HostileServer:
             return await self.on_list(request)
         self.watches += 1
         return await self.on_watch(request)
+
+    async def break_off(self) -> None:
+        """Every connection that is open ends in the middle."""
+        for one in list(self.open):
+            one.abort()
 
     async def _empty(self, request):
         return page()
@@ -69,15 +77,15 @@ class HostileServer:
 
 
 @contextlib.asynccontextmanager
-async def hostile() -> AsyncIterator[HostileServer]:
+async def hostile(tls: ssl.SSLContext | None = None) -> AsyncIterator[HostileServer]:
     server = HostileServer()
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", server.answer)
     runner = web.AppRunner(app, shutdown_timeout=0.05)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
-    server.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
+    server.url = f"{'https' if tls else 'http'}://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
     try:
         yield server
     finally:

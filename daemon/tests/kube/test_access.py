@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import copy
+import json
+import ssl
 import tempfile
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 import yaml
+from clustermesh_lab.pki import Authority
 from clustermeshd.kube import errors, resources
 from clustermeshd.kube.access import from_file, from_secret
 from clustermeshd.kube.client import Client
 from clustermeshd.model.errors import Fatal, Refused
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from hostile_server import hostile
 
 
 @pytest.fixture
@@ -122,11 +132,104 @@ async def test_another_ca_is_refused_and_system_roots_are_not_asked(document, re
             await client.get(resources.NAMESPACES, "kube-system")
 
 
+def server_tls(authority, *, name="127.0.0.1", begin=-60, end=60):
+    """What a server with a certificate of that authority shows; it is valid between the two minutes from now."""
+    signer = x509.load_pem_x509_certificate(authority.certificate_file.read_bytes())
+    signing_key = serialization.load_pem_private_key((authority.directory / "ca.key").read_bytes(), None)
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    with contextlib.suppress(ValueError):
+        name = ip_address(name)
+    names = [x509.DNSName(name) if isinstance(name, str) else x509.IPAddress(name)]
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "server")]))
+        .issuer_name(signer.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now + timedelta(minutes=begin))
+        .not_valid_after(now + timedelta(minutes=end))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signing_key.public_key()), critical=False)
+        .sign(signing_key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    file = authority.directory / "server.pem"
+    file.write_bytes(private + made.public_bytes(pem))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(file)
+    return context
+
+
+@pytest.mark.parametrize(
+    ("shown", "server_name", "refusal"),
+    [
+        ({}, None, None),
+        ({"end": -1}, None, "expired"),
+        ({"begin": 1}, None, "not yet valid"),
+        ({"name": "127.0.0.2"}, None, "not valid for '127.0.0.1'"),
+        ({"name": "west.example"}, None, "not valid for '127.0.0.1'"),
+        ({"name": "west.example"}, "west.example", None),
+        ({"name": "west.example"}, "east.example", "not valid for 'east.example'"),
+        ({"name": "west.example", "end": -1}, "west.example", "expired"),
+    ],
+)
+async def test_a_server_whose_certificate_is_not_for_it_or_not_for_now_is_refused(
+    tmp_path, shown, server_name, refusal
+):
+    authority = Authority(tmp_path / "pki", "west")
+    async with hostile(server_tls(authority, **shown)) as server:
+        config = json.loads(authority.kubeconfig("admin", server.url, "admin", context="west").read_text())
+        if server_name:
+            config["clusters"][0]["cluster"]["tls-server-name"] = server_name
+        access = await from_secret(json.dumps(config).encode(), "w")
+        async with Client(access, user_agent="t") as client:
+            if refusal is None:
+                assert await client.server_version()
+                return
+            with pytest.raises(errors.Untrusted, match=refusal) as caught:
+                await client.server_version()
+            assert caught.value.reason == "CertificateRefused"
+
+
 async def test_a_wrong_token_is_unauthorized(document):
     content = altered(document, USER, {"token": "not-a-token"})
     async with Client(await from_secret(content, "w"), user_agent="t") as client:
         with pytest.raises(errors.Unauthorized):
             await client.get(resources.NAMESPACES, "kube-system")
+
+
+def jwt(claims: bytes) -> str:
+    parts = (b'{"alg":"none"}', claims, b"signature")
+    return ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("token", "end"),
+    [
+        (jwt(b'{"exp":1893456000}'), datetime(2030, 1, 1, tzinfo=UTC)),
+        (jwt(b'{"exp":1893456000.5,"sub":"x"}'), datetime(2030, 1, 1, 0, 0, 0, 500_000, tzinfo=UTC)),
+        (jwt(b'{"sub":"never ends"}'), None),
+        (jwt(b'{"exp":null}'), None),
+        (jwt(b'{"exp":"soon"}'), None),
+        (jwt(b'{"exp":1e30}'), None),
+        (jwt(b'{"exp":NaN}'), None),
+        (jwt(b'{"exp":-1e300}'), None),
+        (jwt(b"[]"), None),
+        (jwt(b"\xff"), None),
+        ("opaque", None),
+        ("a.b.c", None),
+    ],
+)
+async def test_the_end_of_a_token_is_its_exp_where_it_tells_one(document, token, end):
+    assert (await from_secret(altered(document, USER, {"token": token}), "w")).expires_at == end
+
+
+async def test_of_a_token_and_a_certificate_the_earlier_end_counts(document):
+    whole = await from_secret(yaml.safe_dump(document).encode(), "w")
+    for claims, end in ((b'{"exp":1}', datetime.fromtimestamp(1, UTC)), (b'{"exp":99999999999}', whole.expires_at)):
+        both = altered(document, (*USER, "token"), jwt(claims))
+        assert (await from_secret(both, "w")).expires_at == end
 
 
 @pytest.mark.parametrize("write", [True, False])

@@ -175,7 +175,7 @@ async def test_a_killed_api_server_is_survived_and_state_is_kept(fragile_api):
 
 
 async def test_a_kind_that_is_not_served_counts_as_empty_until_it_appears(api):
-    unknown = resources.Resource("nobody.example", "v1", "things", "Thing", objects.Object)
+    unknown = resources.Resource("nobody.example", "v1", "things", "Thing", objects.Object, optional=True)
     async with client(api) as to, running(Informer(to, unknown)) as informer:
         assert informer.served is False
         assert dict(informer.store) == {}

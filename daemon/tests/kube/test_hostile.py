@@ -5,21 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+import msgspec
 import pytest
 from aiohttp import web
+from clustermeshd.controller import prefixes
 from clustermeshd.kube import client as client_module
 from clustermeshd.kube import errors, objects, resources
 from clustermeshd.kube.informer import Informer, Limits
 from hostile_server import client, config_map, event, hostile, page
 
 CONFIG_MAPS = resources.Resource("", "v1", "configmaps", "ConfigMap", objects.Object)
+THINGS = resources.Resource("example.org", "v1", "things", "Thing", objects.Object, optional=True)
 
 
 @contextlib.asynccontextmanager
-async def following(server, *, limits=None, timeouts=None, **options):
+async def following(server, *, resource=CONFIG_MAPS, limits=None, timeouts=None, **options):
     """An informer at work against the server."""
     async with client(server, **(timeouts or {})) as to:
-        made = Informer(to, CONFIG_MAPS, max_backoff_s=0.05, limits=limits or Limits(), **options)
+        made = Informer(to, resource, max_backoff_s=0.05, limits=limits or Limits(), **options)
         task = asyncio.create_task(made.run())
         try:
             yield made
@@ -46,9 +49,9 @@ def text(body, **more):
     return handler
 
 
-def listing(*items, version="10"):
+def listing(*items, version="10", kind="ConfigMapList"):
     async def handler(_):
-        return page(*items, version=version)
+        return page(*items, version=version, kind=kind)
 
     return handler
 
@@ -74,6 +77,11 @@ def saying(server, *chunks, end=False):
         b"\xff\xfe",
         b"[" * 100_000,
         b"null",
+        b"{}",
+        b'{"kind":"PodList","metadata":{"resourceVersion":"11"},"items":[]}',
+        b'{"kind":"ConfigMap","metadata":{"name":"b","resourceVersion":"11"}}',
+        b'{"kind":"Status","code":404}',
+        b'{"metadata":{"resourceVersion":"11"},"items":[{"metadata":{"name":7}}]}',
     ],
 )
 async def test_a_list_that_is_no_list_changes_nothing_and_the_next_good_one_is_taken(body):
@@ -90,6 +98,97 @@ async def test_a_list_that_is_no_list_changes_nothing_and_the_next_good_one_is_t
             server.on_list, server.on_watch = listing(config_map("b", 20), version="20"), server.silence
             await eventually(lambda: names_in(informer) == {"b"})
             assert informer.error is None
+
+
+@pytest.mark.parametrize("body", [b"{}", b"<html>", b'{"kind":"Status","code":200}'])
+async def test_watches_that_say_nothing_readable_are_no_sign_that_all_is_well(body):
+    async with hostile() as server:
+        server.on_list, server.on_watch = listing(config_map("a")), saying(server, end=True)
+        async with following(server) as informer:
+            await eventually(lambda: names_in(informer) == {"a"})
+            server.on_list = server.on_watch = text(body)
+            await eventually(lambda: isinstance(informer.error, errors.Rejected))
+            assert names_in(informer) == {"a"}
+
+
+def status(code):
+    async def handler(_):
+        return web.json_response({"kind": "Status", "code": code}, status=code)
+
+    return handler
+
+
+def serving(server, **answers):
+    """Lists as they are, and documents of discovery by path; every other path is 404."""
+
+    async def on_list(request):
+        if request.path in answers:
+            return web.json_response(answers[request.path])
+        return await status(404)(request)
+
+    server.on_list = server.on_watch = on_list
+
+
+def resource_list(*plurals, version="example.org/v1"):
+    return {"kind": "APIResourceList", "groupVersion": version, "resources": [{"name": name} for name in plurals]}
+
+
+HOME = "/apis/example.org/v1"
+OTHERS = {"kind": "APIGroupList", "groups": [{"versions": [{"groupVersion": "apps/v1"}]}]}
+WITH_OURS = {"kind": "APIGroupList", "groups": [{"versions": [{"groupVersion": "example.org/v1"}]}]}
+
+
+@pytest.mark.parametrize("has_listed", [True, False])
+@pytest.mark.parametrize("resource", [CONFIG_MAPS, THINGS])
+async def test_a_404_alone_empties_nothing_and_is_no_first_list(resource, has_listed):
+    async with hostile() as server:
+        if has_listed:
+            server.on_list, server.on_watch = listing(config_map("a"), kind=f"{resource.kind}List"), server.silence
+        else:
+            server.on_list = server.on_watch = status(404)
+        async with following(server, resource=resource, gone_after_s=0) as informer:
+            if has_listed:
+                await eventually(lambda: informer.has_synced)
+                server.on_list = server.on_watch = status(404)
+                await server.break_off()
+            await eventually(lambda: isinstance(informer.error, errors.NotFound))
+            await asyncio.sleep(0.5)
+            assert names_in(informer) == ({"a"} if has_listed else set())
+            assert informer.has_synced is has_listed
+            assert informer.served
+
+
+@pytest.mark.parametrize(
+    ("answers", "is_gone"),
+    [
+        ({"/apis": OTHERS}, True),
+        ({HOME: resource_list("x")}, True),
+        ({"/apis": WITH_OURS}, False),
+        ({"/apis": {}}, False),
+        ({"/apis": {"kind": "APIGroupList", "groups": []}}, False),
+        ({"/apis": OTHERS | {"kind": "PodList"}}, False),
+        ({HOME: {}}, False),
+        ({HOME: resource_list()}, False),
+        ({HOME: resource_list("x", version="apps/v1")}, False),
+        ({HOME: resource_list("things")}, False),
+    ],
+)
+async def test_an_optional_kind_is_gone_when_discovery_that_knows_others_does_not_have_it(answers, is_gone):
+    async with hostile() as server:
+        server.on_list, server.on_watch = listing(config_map("a"), kind="ThingList"), server.silence
+        async with following(server, resource=THINGS, gone_after_s=0.2) as informer:
+            await eventually(lambda: names_in(informer) == {"a"})
+            serving(server, **answers)
+            await server.break_off()
+            if is_gone:
+                await eventually(lambda: names_in(informer) == set())
+                assert not informer.served
+                assert informer.error is None
+                return
+            await eventually(lambda: isinstance(informer.error, errors.NotFound))
+            await asyncio.sleep(0.5)
+            assert names_in(informer) == {"a"}
+            assert informer.served
 
 
 async def test_a_list_that_breaks_off_removes_nothing():
@@ -184,3 +283,64 @@ async def test_no_server_makes_us_keep_a_cookie():
             for _ in range(2):
                 assert await to.server_version() == "v1.99.0"
     assert said == [None, None]
+
+
+async def test_an_object_that_cannot_be_kept_is_left_out_and_stops_nothing():
+    def keep(thing):
+        if thing.labels:
+            raise msgspec.ValidationError("Expected `str`, got `int`")
+        return thing
+
+    def bad(name, version):
+        thing = config_map(name, version)
+        thing["metadata"]["labels"] = {"bad": "yes"}
+        return thing
+
+    async with hostile() as server:
+        server.on_list = listing(config_map("a"), bad("b", 2))
+        server.on_watch = saying(
+            server,
+            event("ADDED", bad("c", 11)),
+            event("MODIFIED", bad("a", 12)),
+            event("ADDED", config_map("d", 13)),
+        )
+        async with following(server, keep=keep) as informer:
+            await eventually(lambda: names_in(informer) == {"a", "d"})
+            assert informer.skipped == 3
+            assert informer.error is None
+
+
+async def test_blocks_of_calico_are_dropped_when_discovery_lacks_them_and_not_while_there_is_none(monkeypatch):
+    monkeypatch.setattr(prefixes, "_DISCOVERY_PERIOD_S", 0.05)
+    monkeypatch.setattr(prefixes, "_RETRY_S", 0.05)
+    home = "/apis/crd.projectcalico.org/v1"
+    served = resource_list("ipamblocks", version="crd.projectcalico.org/v1")
+    empty = {"metadata": {"resourceVersion": "10"}, "items": []}
+
+    async with hostile() as server, client(server) as to:
+
+        def answers(**more):
+            serving(server, **more)
+            server.on_watch = server.silence
+
+        answers(
+            **{home: served, f"{home}/ipamblocks": empty | {"kind": "IPAMBlockList"}},
+            **{"/api/v1/nodes": empty | {"kind": "NodeList"}},
+        )
+        nodes = Informer(to, resources.NODES)
+        source = prefixes.PrefixSource(to, nodes, objects.ImportLimits(), lambda: None)
+        tasks = [asyncio.create_task(part.run()) for part in (nodes, source)]
+        try:
+            await asyncio.wait_for(source.wait_synced(), 10)
+            assert source.blocks is not None
+            answers()
+            await eventually(lambda: isinstance(source.error, errors.NotFound))
+            await asyncio.sleep(0.5)
+            assert source.blocks is not None
+            answers(**{"/apis": OTHERS})
+            await eventually(lambda: source.blocks is None)
+            await eventually(lambda: source.error is None)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)

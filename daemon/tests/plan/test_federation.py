@@ -71,7 +71,7 @@ def plan(federated, *clusters, nodes=("n1",), stale=None, kept=()):
         pieces = [s for s in slices if s.labels[names.SERVICE_NAME] in chosen]
         pieces = [entered(piece, name) for piece in pieces] if name else pieces
         backings.append(federation.Backing(name, pieces, owned.__contains__, (stale or {}).get(name, "")))
-    return federation.plan(federated, backings, kept, nodes)
+    return federation.plan(federated, [*backings, *kept], nodes)
 
 
 def federate(federated, *clusters, **options):
@@ -297,10 +297,96 @@ def test_affinity_and_staleness_together_leave_a_service_its_local_endpoints():
 def test_slices_of_a_cluster_that_was_not_read_yet_stay_as_they_are_until_it_counts_as_lost():
     written = list(federate(FEDERATED, LOCAL, REMOTE).values())
     remote = [piece for piece in written if names.REMOTE_CLUSTER in piece.labels]
-    kept = federate(FEDERATED, LOCAL, kept=[federation.Kept(remote)])
+    kept = federate(FEDERATED, LOCAL, kept=[standing(remote)])
     assert kept == {piece.metadata.name: piece for piece in written}
-    lost = federate(FEDERATED, LOCAL, kept=[federation.Kept(remote, "NotReady")])
+    lost = federate(FEDERATED, LOCAL, kept=[standing(remote, stale="NotReady")])
     assert conditions(lost) == {"10.1.0.5": True, "10.2.0.5": False, "10.2.0.6": False}
+    assert {names.STALE in piece.annotations for piece in lost.values() if names.REMOTE_CLUSTER in piece.labels} == {
+        True
+    }
+
+
+def standing(slices, **options):
+    """What a controller that has just started finds of a peer that it cannot read."""
+    of_west = [piece for piece in slices if piece.labels.get(names.REMOTE_CLUSTER) == "west"]
+    return federation.Backing("west", of_west, is_written=True, **options)
+
+
+def test_endpoints_that_stepped_back_for_local_ones_take_over_though_their_peer_is_not_read():
+    federated = service("reviews", annotations={KEY: 'app == "reviews"', names.AFFINITY: "local"})
+    written = federate(federated, LOCAL, REMOTE)
+    assert conditions(written) == {"10.1.0.5": True, "10.2.0.5": False, "10.2.0.6": False}
+    for _ in range(2):  # a restart more changes nothing
+        written = federate(federated, LOCAL, kept=[standing(written.values())])
+        assert conditions(written) == {"10.1.0.5": True, "10.2.0.5": False, "10.2.0.6": False}
+    alone = federate(federated, kept=[standing(written.values())])
+    assert conditions(alone) == {"10.2.0.5": True, "10.2.0.6": True}
+
+
+def test_endpoints_that_stepped_back_as_stale_wait_on_after_a_restart_and_take_over_when_they_are_the_last():
+    written = federate(FEDERATED, LOCAL, REMOTE, stale={"west": "NotReady"})
+    back = {"10.1.0.5": True, "10.2.0.5": False, "10.2.0.6": False}
+    assert conditions(written) == back
+    for _ in range(2):  # the new leader has not counted to the end yet
+        written = federate(FEDERATED, LOCAL, kept=[standing(written.values(), waits="NotReady")])
+        assert conditions(written) == back
+    assert conditions(federate(FEDERATED, LOCAL, kept=[standing(written.values(), waits="")])) == dict.fromkeys(
+        back, True
+    )
+    for stale in ("", "NotReady", "Drop"):
+        alone = federate(FEDERATED, kept=[standing(written.values(), stale=stale, waits="NotReady")])
+        assert conditions(alone) == {"10.2.0.5": True, "10.2.0.6": True}
+        assert not any(names.STALE in piece.annotations for piece in alone.values())
+
+
+@pytest.mark.parametrize(
+    ("ready", "serving", "terminating"), [(False, False, False), (False, True, True), (False, None, None)]
+)
+def test_an_endpoint_that_was_not_ready_is_not_so_after_a_restart_either(ready, serving, terminating):
+    given = objects.EndpointConditions(ready=ready, serving=serving, terminating=terminating)
+    piece = slice_of("reviews-23", "10.2.0.5")
+    piece = msgspec.structs.replace(piece, endpoints=(msgspec.structs.replace(piece.endpoints[0], conditions=given),))
+    west = cluster("west", [service("reviews-23", {"app": "reviews"})], [piece])
+    affine = service("reviews", annotations={KEY: 'app == "reviews"', names.AFFINITY: "local"})
+    written = [
+        federate(FEDERATED, LOCAL, west),
+        federate(affine, LOCAL, west),
+        federate(FEDERATED, LOCAL, west, stale={"west": "NotReady"}),
+    ]
+    for one in written:
+        assert conditions(federate(FEDERATED, kept=[standing(one.values())])) == {"10.2.0.5": False}
+    published = service("reviews", annotations=FEDERATED.annotations, publish_not_ready_addresses=True)
+    assert conditions(federate(published, kept=[standing(written[0].values())])) == {"10.2.0.5": True}
+
+
+def test_what_stands_of_a_peer_that_is_not_read_goes_by_the_ports_families_and_addresses_of_now():
+    written = federate(FEDERATED, REMOTE).values()
+    other = service("reviews", annotations=FEDERATED.annotations, ports=(("admin", 81, "TCP"),))
+    six = service("reviews", annotations=FEDERATED.annotations, ip_families=("IPv6",))
+    assert federate(other, kept=[standing(written)]) == federate(six, kept=[standing(written)]) == {}
+    foreign = standing(written, owns=Ranges([parse_prefix("10.2.0.6/32")]).__contains__)
+    assert members(federate(FEDERATED, kept=[foreign])) == ["10.2.0.6"]
+    here_too = federate(FEDERATED, kept=[standing(written)], nodes=("w1",))
+    assert {e.node_name for piece in here_too.values() for e in piece.endpoints} == {None}
+
+
+@pytest.mark.parametrize(
+    ("selector", "expected"),
+    [
+        ("app == 'reviews'", True),
+        ("app == 'other'", True),  # who knows what the labels are
+        ("federation.tigera.io/remoteClusterName == 'west'", True),
+        ("app == 'reviews' && federation.tigera.io/remoteClusterName != 'west'", False),
+        ("!has(federation.tigera.io/remoteClusterName)", False),
+        ("app == 'x' || federation.tigera.io/remoteClusterName not in {'west', 'north'}", True),
+        ("federation.tigera.io/remoteClusterName in {'north'}", False),
+        ("!(app == 'x' || federation.tigera.io/remoteClusterName starts with 'we')", False),
+        ("all()", True),
+    ],
+)
+def test_a_selector_that_names_clusters_is_judged_without_reading_them(selector, expected):
+    parsed = federation.selector_of(service("f", annotations={KEY: selector}))
+    assert federation.may_select(parsed, "west") is expected
 
 
 def test_a_lying_peer_cannot_make_a_slice_that_the_api_server_refuses():
@@ -323,8 +409,65 @@ def test_a_lying_peer_cannot_make_a_slice_that_the_api_server_refuses():
 
 def test_addresses_that_are_to_be_published_in_any_state_are_ready():
     federated = service("f", annotations={KEY: "all()"}, publish_not_ready_addresses=True)
-    made = federate(federated, cluster("west", [service("a")], [slice_of("a", "10.2.0.5", ready=False)]))
-    assert conditions(made) == {"10.2.0.5": True}
+    for serving, terminating in ((False, False), (True, True), (False, True), (None, None)):
+        piece = in_state(slice_of("a", "10.2.0.5"), ready=False, serving=serving, terminating=terminating)
+        for name in (None, "west"):
+            made = federate(federated, cluster(name, [service("a")], [piece]))
+            assert states(made) == {"10.2.0.5": (True, serving, terminating)}
+
+
+def in_state(piece, **given):
+    """A slice with all endpoints in one state."""
+    state = objects.EndpointConditions(**given)
+    return msgspec.structs.replace(
+        piece, endpoints=tuple(msgspec.structs.replace(e, conditions=state) for e in piece.endpoints)
+    )
+
+
+def states(made):
+    return {
+        e.addresses[0]: (e.conditions.ready, e.conditions.serving, e.conditions.terminating)
+        for piece in made.values()
+        for e in piece.endpoints
+    }
+
+
+@pytest.mark.parametrize("name", [None, "west"])
+@pytest.mark.parametrize(
+    "state",
+    [(True, True, False), (False, True, True), (False, False, True), (False, False, False), (None, None, None)],
+)
+def test_conditions_are_the_origins(name, state):
+    given = dict(zip(("ready", "serving", "terminating"), state, strict=True))
+    made = federate(
+        FEDERATED, cluster(name, [service("a", {"app": "reviews"})], [in_state(slice_of("a", "10.2.0.5"), **given)])
+    )
+    assert states(made) == {"10.2.0.5": state}
+
+
+@pytest.mark.parametrize(("affinity", "stale"), [("local", {}), ("none", {"west": "NotReady"})])
+def test_an_endpoint_that_steps_back_is_known_to_serve_and_none_that_terminates_takes_its_place(affinity, stale):
+    federated = service("f", annotations={KEY: "all()", names.AFFINITY: affinity})
+    ready = in_state(slice_of("a", "10.2.0.5"), ready=True, serving=True, terminating=False)
+    published = in_state(slice_of("b", "10.2.0.6"), ready=True, serving=False, terminating=True)
+    ending = in_state(slice_of("c", "10.2.0.7"), ready=False, serving=True, terminating=True)
+    west = cluster("west", [service(n) for n in "abc"], [ready, published, ending])
+    made = states(federate(federated, cluster(None, [service("l")], [slice_of("l", "10.1.0.5")]), west, stale=stale))
+    assert made["10.2.0.5"] == made["10.2.0.6"] == (False, True, False)
+    assert made["10.2.0.7"] == (False, not stale, True), "proxies fall back to what serves while it terminates"
+
+
+@pytest.mark.parametrize("name", [None, "west"])
+def test_hostname_and_the_time_of_the_last_change_are_the_origins(name):
+    piece = slice_of("a", "10.2.0.5")
+    meta = msgspec.structs.replace(
+        piece.metadata, annotations={names.LAST_CHANGE_TRIGGER: "2026-01-01T00:00:00Z", "x": "y", names.STALE: "true"}
+    )
+    named = tuple(msgspec.structs.replace(e, hostname="db-0") for e in piece.endpoints)
+    piece = msgspec.structs.replace(piece, metadata=meta, endpoints=named)
+    (made,) = federate(FEDERATED, cluster(name, [service("a", {"app": "reviews"})], [piece])).values()
+    assert made.annotations == {names.LAST_CHANGE_TRIGGER: "2026-01-01T00:00:00Z"}
+    assert [e.hostname for e in made.endpoints] == ["db-0"]
 
 
 def test_an_endpoints_object_that_is_cut_says_so_and_keeps_ready_addresses_first():

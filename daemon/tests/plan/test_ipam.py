@@ -99,7 +99,7 @@ def test_two_peers_never_share_an_address_not_even_a_borrowed_one():
     made = plan(LOCAL, [young, old])
     assert made["young"].nodes["young.n2"].spec.pod_cidrs == ("10.3.0.0/32",)
     assert [(r.name, r.reason) for r in made["young"].refused] == [("n2", "OverlapsPeer")]
-    assert "10.2.0.0/26 of peer old" in made["young"].refused[0].message
+    assert "10.2.0.0/26 of peer old" in made["young"].refused.examples[0].message
 
 
 def test_one_prefix_has_one_node():
@@ -149,4 +149,4 @@ def test_a_node_without_prefixes_has_those_of_its_pods():
     assert made.nodes["west.n1"].spec.pod_cidrs == ("10.9.1.0/24",)
     assert made.nodes["west.n3"].spec.pod_cidrs == ("10.4.0.7/32", "fd00:4::7/128")
     assert made.nodes["west.n3"].spec.tunnel_addresses == ()  # a pod's address is never a node's
-    assert made.refused == []
+    assert made.refused.total == 0

@@ -3,6 +3,7 @@
 from clustermeshd.plan.matching import Matches
 from clustermeshd.selector import parse
 from clustermeshd.selector.demands import demands
+from clustermeshd.selector.partial import verdict
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,6 +43,18 @@ def test_what_does_not_meet_the_demands_is_not_selected(text, labels):
         label in labels and (values is None or labels[label] in values) for label, values in demands(selector).items()
     )
     assert meets or not selector.matches(labels)
+
+
+@given(_TEXTS, _LABELS, _LABELS)
+def test_what_is_said_of_a_few_labels_holds_whatever_the_others_are(text, known, others):
+    selector = parse(text)
+    assert verdict(selector, known) in (None, selector.matches({**others, **known}))
+
+
+@given(_TEXTS, st.tuples(_VALUE, _VALUE, _VALUE))
+def test_where_every_label_is_known_the_verdict_is_the_match(text, values):
+    labels = dict(zip(("app", "tier", "x/y"), values, strict=True))
+    assert verdict(parse(text), labels) is parse(text).matches(labels)
 
 
 @given(_STEPS)

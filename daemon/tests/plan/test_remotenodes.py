@@ -1,17 +1,23 @@
 """Admission of remote nodes: what a peer may claim, and that the answer depends on facts alone."""
 
 import random
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 
+import msgspec
 import pytest
+import yaml
 from clustermeshd.kube import objects
 from clustermeshd.model.addresses import parse_point, vtep_mac
+from clustermeshd.model.errors import Refused
 from clustermeshd.plan import remotenodes
-from clustermeshd.plan.admission import LocalNetworks
+from clustermeshd.plan.admission import LocalNetworks, identity
 from clustermeshd.plan.remotenodes import Memory, PeerNodes, plan, remote_node_name
 from hypothesis import given
 from hypothesis import strategies as st
 
+CRDS = Path(__file__).parents[3] / "roles" / "mesh_crds" / "files"
 LOCAL = LocalNetworks(
     pod_cidrs=(ip_network("10.1.0.0/16"), ip_network("fd00:1::/48")),
     service_cidrs=(ip_network("10.96.0.0/16"),),
@@ -69,6 +75,15 @@ def test_a_node_becomes_a_remote_node_with_everything_a_data_plane_needs():
     assert [owner.uid for owner in made.metadata.owner_references] == ["uid-west"]
 
 
+@pytest.mark.parametrize("overlay", ["Enabled", "Disabled"])
+def test_a_remote_node_is_written_with_every_field_that_its_definition_requires(overlay):
+    described = yaml.safe_load((CRDS / "remotenodes.yaml").read_text())["spec"]["versions"][0]["schema"]
+    required = described["openAPIV3Schema"]["properties"]["spec"]["required"]
+    of_peer = PeerNodes(configuration(overlay=overlay), "id-west", (node(cidrs=()),))
+    (made,) = plan(LOCAL, [of_peer])["west"].nodes.values()
+    assert set(required) <= msgspec.json.decode(msgspec.json.encode(made.spec)).keys()
+
+
 def test_calicos_tunnel_address_is_taken_only_inside_the_nodes_own_prefixes():
     key = "projectcalico.org__IPv4VXLANTunnelAddr"
     (inside,) = plan(LOCAL, [peer(node(**{key: "10.2.0.77"}))])["west"].nodes.values()
@@ -93,6 +108,9 @@ def test_calicos_tunnel_address_is_taken_only_inside_the_nodes_own_prefixes():
         ("fe80::/64", "Reserved"),
         ("ff02::/64", "Reserved"),
         ("100.100.100.0/24", "Reserved"),
+        ("168.63.129.16/32", "Reserved"),
+        ("168.63.128.0/20", "Reserved"),
+        ("192.0.0.192/32", "Reserved"),
         ("10.2.0.1/24", "InvalidCIDR"),
         ("::ffff:10.2.0.0/120", "InvalidCIDR"),
         ("x\x1b[31m", "InvalidCIDR"),
@@ -102,7 +120,7 @@ def test_a_bad_prefix_is_refused_with_a_reason_and_the_nodes_good_ones_work(cidr
     made = plan(LOCAL, [peer(node(cidrs=(cidr, "10.2.0.0/24")))])["west"]
     assert [r.reason for r in made.refused] == [reason]
     assert made.nodes["west.n1"].spec.pod_cidrs == ("10.2.0.0/24",)
-    assert all(character.isprintable() for character in made.refused[0].message)
+    assert all(character.isprintable() for character in made.refused.examples[0].message)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +129,7 @@ def test_a_bad_prefix_is_refused_with_a_reason_and_the_nodes_good_ones_work(cidr
 def test_a_node_whose_only_address_is_not_its_own_is_not_mirrored(address):
     made = plan(LOCAL, [peer(node(addresses=(address,)))])["west"]
     assert not made.nodes
-    assert made.refused
+    assert made.refused.total
 
 
 def test_the_older_peer_keeps_a_prefix_that_two_peers_claim_and_the_younger_heals():
@@ -135,6 +153,35 @@ def test_a_peer_that_has_not_listed_keeps_its_mirrored_nodes_and_their_claims():
     assert owns(plans["west"], "10.2.0.9")
 
 
+OLDER_THAN_1_33 = LocalNetworks(service_addresses=map(parse_point, ("10.96.0.1", "10.96.0.10", "fd00:96::1")))
+
+
+@pytest.mark.parametrize(
+    ("cidr", "is_ours"),
+    [
+        ("10.96.0.0/12", True),
+        ("10.96.0.1/32", True),
+        ("10.96.0.8/29", True),
+        ("fd00:96::/112", True),
+        ("10.97.0.0/16", False),
+        ("10.96.0.16/28", False),
+    ],
+)
+def test_what_holds_the_address_of_a_local_service_is_ours_where_no_service_cidr_is_told(cidr, is_ours):
+    made = plan(OLDER_THAN_1_33, [peer(node(cidrs=(cidr,)))])["west"]
+    assert [r.reason for r in made.refused] == ["OverlapsLocal"] * is_ours
+    assert owns(made, cidr.partition("/")[0]) is not is_ours
+    services = plan(OLDER_THAN_1_33, [peer(node(cidrs=()), service_cidrs=(cidr,))])["west"]
+    assert [r.reason for r in services.refused] == ["OverlapsLocal"] * is_ours
+
+
+def test_services_inside_a_known_service_cidr_are_nothing_new():
+    known = ip_network("10.96.0.0/16")
+    plain = LocalNetworks(service_cidrs=(known,))
+    assert LocalNetworks(service_cidrs=(known,), service_addresses=[parse_point("10.96.0.1")]) == plain
+    assert LocalNetworks(service_cidrs=(known,), service_addresses=[parse_point("10.97.0.1")]) != plain
+
+
 def test_import_rules_bound_what_is_admitted():
     rules = {"pod_cidrs": ("10.2.0.0/16",), "node_cidrs": ("192.168.1.0/24",)}
     nodes = [node("a"), node("b", ("10.3.0.0/24",), ("192.168.1.2",)), node("c", ("10.2.5.0/24",), ("192.168.2.3",))]
@@ -150,6 +197,32 @@ def test_owns_knows_pod_prefixes_and_node_addresses_and_nothing_else():
     assert not owns(made, "10.2.1.1")
     assert not owns(made, "10.1.0.1")
     assert not owns(made, "fd00:2::1")
+
+
+@pytest.mark.parametrize("name", ["", "UPPER", "a_b", "-a", "a..b", "a" * 254, "a/b", "ä", "a b", "x\x1b[31m"])
+def test_a_node_whose_name_no_api_server_takes_is_refused_and_claims_nothing(name):
+    plans = plan(LOCAL, [peer(node(name), name="west"), peer(node(addresses=("192.168.9.9",)), name="young")])
+    made = plans["west"]
+    assert not made.nodes
+    assert [r.reason for r in made.refused] == ["InvalidName"]
+    assert all(c.isprintable() for c in made.refused.examples[0].message)
+    assert len(made.refused.examples[0].name) <= 253
+    assert plans["young"].nodes["young.n1"].spec.pod_cidrs == ("10.2.0.0/24",)
+
+
+def test_a_node_has_no_more_prefixes_than_a_remote_node_holds():
+    many = tuple(f"10.{64 + i // 256}.{i % 256}.1/32" for i in range(5000))
+    made = plan(LOCAL, [peer(node(cidrs=many))])["west"]
+    assert len(made.nodes["west.n1"].spec.pod_cidrs) == 4096
+    assert [r.reason for r in made.refused] == ["TooManyPrefixes"]
+
+
+@pytest.mark.parametrize("uid", ["", "x" * 129, "a b", "\x1b[31m"])
+def test_what_is_no_uid_identifies_no_cluster(uid):
+    with pytest.raises(Refused) as caught:
+        identity(uid, "RemoteClusterConfiguration west")
+    assert caught.value.reason == "InvalidIdentity"
+    identity("6f1e0c9e-5b1c-4f5e-9d55-0d8f3a1c7f10", "RemoteClusterConfiguration west")
 
 
 def test_a_long_node_name_keeps_a_legal_and_unique_name():
@@ -207,19 +280,105 @@ PEERS = st.builds(
     st.sampled_from([True, True, True, False]),
     st.sampled_from([(), ("10.2.0.0/16",)]),
 )
+LISTED = st.builds(
+    lambda name, nodes: peer(*nodes, name=name, created=CREATED[name]), st.sampled_from(sorted(CREATED)), NODES
+)
 OTHER_LOCAL = LocalNetworks(pod_cidrs=(ip_network("10.3.0.0/16"),))
 
 
 @given(st.lists(st.tuples(st.sampled_from([LOCAL, LOCAL, OTHER_LOCAL]), PEERS, st.booleans()), max_size=12))
-def test_a_plan_with_memory_is_the_plan_without(history):
-    """One peer changes, or goes, at a time."""
+def test_of_all_history_only_what_was_accepted_counts(history):
+    """One peer changes, or goes, at a time: plans follow from the facts and what stands, whatever their order."""
     memory, peers = Memory(), {}
     for local, changed, stays in history:
         name = changed.configuration.metadata.name
         peers.pop(name, None)
         if stays:
             peers[name] = changed
-        assert plan(local, list(peers.values()), memory) == plan(local, list(peers.values()))
+        afresh = plan(local, list(reversed(peers.values())), Memory(memory.standing))
+        assert plan(local, list(peers.values()), memory) == afresh
+
+
+def routed(plans):
+    return {name: {c for n in made.nodes.values() for c in n.spec.pod_cidrs} for name, made in plans.items()}
+
+
+def admissible(local, one):
+    """What a peer would have if it were the only one."""
+    (made,) = plan(local, [one]).values()
+    return routed({"": made})[""]
+
+
+@given(st.lists(st.tuples(st.sampled_from([LOCAL, LOCAL, LOCAL, OTHER_LOCAL]), LISTED), min_size=1, max_size=12))
+def test_an_accepted_claim_stands_while_it_is_made_and_nobody_has_what_another_has(history):
+    memory, peers, before = Memory(), {}, {}
+    for local, changed in history:
+        peers[changed.configuration.metadata.name] = changed
+        now = routed(plan(local, list(peers.values()), memory))
+        for name, one in peers.items():
+            assert now[name] >= before.get(name, set()) & admissible(local, one), "what stood and is still claimed"
+        claims = [(name, ip_network(cidr)) for name, cidrs in now.items() for cidr in cidrs]
+        assert not any(p != q and a.overlaps(b) for i, (p, a) in enumerate(claims) for q, b in claims[:i])
+        before = now
+
+
+def test_an_older_peer_cannot_take_what_a_younger_one_has_not_even_over_a_restart_and_gets_it_when_it_goes():
+    young = peer(node(), name="young", created="2026-01-02T00:00:00Z")
+    old = {"name": "old", "created": "2026-01-01T00:00:00Z"}
+    memory, theirs = Memory(), node("o1", ("10.8.0.0/24",), ("192.168.8.8",))
+    first = plan(LOCAL, [young, peer(theirs, **old)], memory)
+    assert routed(first) == {"old": {"10.8.0.0/24"}, "young": {"10.2.0.0/24"}}
+    for grabbed in ("10.2.0.0/24", "10.2.0.0/16", "10.2.0.128/25"):
+        greedy = peer(theirs, node("o2", (grabbed,), ("192.168.8.9",)), **old)
+        made = plan(LOCAL, [young, greedy], memory)
+        assert routed(made) == {"old": {"10.8.0.0/24"}, "young": {"10.2.0.0/24"}}
+        assert [(r.name, r.reason) for r in made["old"].refused] == [("o2", "OverlapsPeer")]
+        stored = {name: tuple(one.nodes.values()) for name, one in made.items()}
+        restarted = Memory()
+        away = peer(name="young", created="2026-01-02T00:00:00Z", mirrored=stored["young"], listed=False)
+        known = replace(greedy, mirrored=stored["old"])
+        assert routed(plan(LOCAL, [known, away], restarted)) == routed(made)
+        assert routed(plan(LOCAL, [known, young], restarted)) == routed(made)
+        assert routed(plan(LOCAL, [known, replace(young, mirrored=stored["young"])], Memory())) == routed(made)
+    moved = peer(node(cidrs=("10.5.0.0/24",)), name="young", created="2026-01-02T00:00:00Z")
+    assert routed(plan(LOCAL, [moved, greedy], memory))["old"] == {"10.8.0.0/24", "10.2.0.128/25"}
+    back = plan(LOCAL, [young, greedy], memory)
+    assert routed(back)["young"] == set(), "now it stands with the other one"
+    assert [r.reason for r in back["young"].refused] == ["OverlapsPeer"]
+
+
+@pytest.mark.parametrize("how", ["another configuration", "another cluster", "local"])
+def test_a_claim_stands_for_the_cluster_that_made_it_and_never_against_ours(how):
+    young = peer(node(), name="young", created="2026-01-02T00:00:00Z")
+    old = peer(node(addresses=("192.168.8.8",)), name="old", created="2026-01-01T00:00:00Z")
+    memory = Memory()
+    stored = tuple(plan(LOCAL, [young], memory)["young"].nodes.values())
+    after = Memory()
+    young = replace(young, mirrored=stored)
+    if how == "another configuration":
+        meta = msgspec.structs.replace(young.configuration.metadata, uid="made anew")
+        young = replace(young, configuration=msgspec.structs.replace(young.configuration, metadata=meta))
+    elif how == "another cluster":
+        young = replace(young, cluster_id="replaced")
+    local = LocalNetworks(pod_cidrs=(ip_network("10.2.0.0/25"),)) if how == "local" else LOCAL
+    for known in (memory, after):
+        made = routed(plan(local, [young, old], known))
+        assert made == {"young": set(), "old": set() if how == "local" else {"10.2.0.0/24"}}
+
+
+def test_what_stands_of_a_peer_that_is_not_read_gives_way_to_what_is_ours_and_to_narrower_rules():
+    two = node("n1", ("10.2.0.0/24", "10.3.0.0/24")), node("n2", ("10.4.0.0/24",), ("192.168.1.2",))
+    stored = tuple(plan(LOCAL, [peer(*two)])["west"].nodes.values())
+    ours = LocalNetworks(pod_cidrs=(ip_network("10.2.0.0/16"),), node_addresses=(ip_address("192.168.1.2"),))
+    made = plan(ours, [peer(mirrored=stored, listed=False)])["west"]
+    assert {n.metadata.name: n.spec.pod_cidrs for n in made.nodes.values()} == {"west.n1": ("10.3.0.0/24",)}
+    assert made.nodes["west.n1"].spec.tunnel_addresses == ()
+    assert not owns(made, "10.2.0.9")
+    ruled = plan(LOCAL, [peer(mirrored=stored, listed=False, pod_cidrs=("10.4.0.0/16",))])["west"]
+    assert {n.metadata.name: n.spec.pod_cidrs for n in ruled.nodes.values()} == {
+        "west.n1": (),
+        "west.n2": ("10.4.0.0/24",),
+    }
 
 
 def test_a_changed_node_plans_its_own_cluster_and_those_whose_obstacle_it_was(monkeypatch):
@@ -231,13 +390,18 @@ def test_a_changed_node_plans_its_own_cluster_and_those_whose_obstacle_it_was(mo
     memory = Memory()
     old = peer(node(), name="old", created="2026-01-01T00:00:00Z")
     young = peer(node(addresses=("192.168.1.9",)), name="young", created="2026-01-02T00:00:00Z")
-    assert [r.reason for r in plan(LOCAL, [old, young], memory)["young"].refused] == ["OverlapsPeer"]
+    far = peer(node(cidrs=("10.7.0.0/24",), addresses=("192.168.7.9",)), name="far")
+    for _ in range(2):  # what was accepted of the one that lost stands from the first time on
+        assert [r.reason for r in plan(LOCAL, [old, young, far], memory)["young"].refused] == ["OverlapsPeer"]
+    assert planned.count("far") == 1
+    planned.clear()
     heartbeat = peer(node(), name="old", created="2026-01-01T00:00:00Z")
-    plan(LOCAL, [heartbeat, young], memory)
-    assert planned == ["old", "young"]
+    plan(LOCAL, [heartbeat, young, far], memory)
+    assert planned == []
     annotated = peer(node(other__note="x"), name="old", created="2026-01-01T00:00:00Z")
-    plan(LOCAL, [annotated, young], memory)
-    assert planned == ["old", "young", "old"]  # it claims what it claimed
+    plan(LOCAL, [annotated, young, far], memory)
+    assert planned == ["old", "old"]  # alone and beside the others; it claims what it claimed
+    planned.clear()
     moved = peer(node(cidrs=("10.4.0.0/24",)), name="old", created="2026-01-01T00:00:00Z")
-    assert plan(LOCAL, [moved, young], memory)["young"].refused == []
-    assert planned == ["old", "young", "old", "old", "young"]
+    assert plan(LOCAL, [moved, young, far], memory)["young"].refused.total == 0
+    assert planned == ["old"]

@@ -95,6 +95,7 @@ async def _local(client: Client) -> check_mesh.Local:
         mesh_nodes=(await client.list(resources.MESH_NODES))[0],
         remote_nodes=(await client.list(resources.REMOTE_NODES))[0],
         service_cidrs=await _served(client, resources.SERVICE_CIDRS),
+        services=await _served(client, resources.SERVICES),
         pools=[pool for kind in resources.IP_POOLS for pool in await _served(client, kind)],
     )
 

@@ -13,7 +13,7 @@ from clustermeshd.cli.status import condition, lease_problems, node_problems
 from clustermeshd.kube import objects
 from clustermeshd.model.addresses import Network, parse_address, parse_network
 from clustermeshd.plan import remotenodes
-from clustermeshd.plan.admission import LocalNetworks
+from clustermeshd.plan.admission import LocalNetworks, cluster_ips
 
 _EXAMPLES = 3
 
@@ -30,6 +30,7 @@ class Local:
     mesh_nodes: Sequence[objects.MeshNode]
     remote_nodes: Sequence[objects.RemoteNode]
     service_cidrs: Sequence[objects.ServiceCIDR]
+    services: Sequence[objects.Service]
     pools: Sequence[objects.IPPool]
 
 
@@ -107,6 +108,7 @@ def networks(local: Local) -> LocalNetworks:
             for entry in node.status.addresses or ()
             if (address := parse_address(entry.address)) is not None
         ),
+        (point for service in local.services for point in cluster_ips(service)),
     )
 
 
@@ -138,7 +140,7 @@ def addresses(local: Local, probes: Sequence[Probe]) -> None:
         for refused in plan.refused:
             by_reason.setdefault(refused.reason, []).append(f"{refused.kind} {refused.name}: {refused.message}")
         for reason, messages in sorted(by_reason.items()):
-            found.tell("addresses", "FAIL", f"{reason}: {_some(messages)}", fix(reason))
+            found.tell("addresses", "FAIL", f"{reason}: {_some(messages, plan.refused.counts[reason])}", fix(reason))
         if not by_reason:
             found.tell("addresses", "ok", f"nothing of its {len(plan.nodes)} nodes overlaps this cluster or a peer")
 
@@ -175,6 +177,7 @@ def is_answered(local: Local) -> bool:
     )
 
 
-def _some(texts: Sequence[str]) -> str:
-    more = f" and {len(texts) - _EXAMPLES} more" if len(texts) > _EXAMPLES else ""
+def _some(texts: Sequence[str], total: int = 0) -> str:
+    left = max(total, len(texts)) - len(texts[:_EXAMPLES])
+    more = f" and {left} more" if left else ""
     return "; ".join(texts[:_EXAMPLES]) + more

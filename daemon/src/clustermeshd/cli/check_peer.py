@@ -152,10 +152,8 @@ def _server(found: Probe, version: str, end: datetime | None) -> None:
 async def _served_blocks(remote: Client) -> resources.Resource[objects.IPAMBlock] | None:
     """Where the peer serves Calico's IPAM blocks; by discovery, since a kind that is not served may give 403."""
     for resource in resources.IPAM_BLOCKS:
-        with suppress(NotFound):
-            body = await remote.request("GET", f"/apis/{resource.api_version}")
-            if f'"{resource.plural}"'.encode() in body:
-                return resource
+        if await remote.serves(resource):
+            return resource
     return None
 
 

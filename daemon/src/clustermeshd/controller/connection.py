@@ -15,9 +15,11 @@ from clustermeshd.controller.facts import ServiceFacts, ServiceName, slim_servic
 from clustermeshd.controller.prefixes import PrefixSource
 from clustermeshd.kube import objects, resources
 from clustermeshd.kube.access import Access
+from clustermeshd.kube.budget import Budget
 from clustermeshd.kube.client import Client
 from clustermeshd.kube.informer import Change, Informer, Limits, when_other
 from clustermeshd.model.errors import MeshError, Refused, Retriable
+from clustermeshd.plan.admission import identity
 from clustermeshd.plan.entering import entered
 from clustermeshd.plan.remotenodes import planned_by
 
@@ -60,40 +62,41 @@ class Connection:
         self._accept = accept
         self._nodes_changed = nodes_changed
         self._client = Client(access, user_agent=user_agent)
+        budget = Budget(limits.total_bytes)
         self.nodes: Informer[objects.Node] = Informer(
             self._client,
             resources.NODES,
             on_change=when_other(nodes_changed, planned_by),
-            limits=Limits(limits.nodes, limits.object_bytes),
+            limits=Limits(limits.nodes, limits.object_bytes, budget),
         )
         self.namespaces: Informer[objects.Namespace] = Informer(
             self._client,
             resources.NAMESPACES,
             on_change=lambda change: self._namespace_changed(change, namespaces_changed),
             keep=_slim_namespace,
-            limits=Limits(limits.services, limits.object_bytes),
+            limits=Limits(limits.services, limits.object_bytes, budget),
         )
         self.service_informer: Informer[objects.Service] = Informer(
             self._client,
             resources.SERVICES,
             on_change=self.services.on_service,
             keep=slim_service,
-            limits=Limits(limits.services, limits.object_bytes),
+            limits=Limits(limits.services, limits.object_bytes, budget),
         )
         self.slice_informer: Informer[objects.EndpointSlice] = Informer(
             self._client,
             resources.ENDPOINT_SLICES,
             on_change=self.services.on_slice,
             keep=partial(entered, cluster=name),
-            limits=Limits(limits.endpoint_slices, limits.object_bytes),
+            limits=Limits(limits.endpoint_slices, limits.object_bytes, budget),
         )
-        self.prefixes = PrefixSource(self._client, self.nodes, limits, nodes_changed)
+        self.prefixes = PrefixSource(self._client, self.nodes, limits, nodes_changed, budget)
         self._configurations: Informer[objects.RemoteClusterConfiguration] = Informer(
             self._client,
             resources.REMOTE_CLUSTER_CONFIGURATIONS,
             on_change=when_other(directions_changed, lambda theirs: theirs.status.cluster_id),
             keep=_slim_configuration,
-            limits=Limits(_PEERS_OF_PEER, limits.object_bytes),
+            limits=Limits(_PEERS_OF_PEER, limits.object_bytes, budget),
             max_backoff_s=_DIRECTION_BACKOFF_S,
         )
 
@@ -131,6 +134,15 @@ class Connection:
         return min(informer.last_event_age_s for informer in self.informers)
 
     @property
+    def lag_s(self) -> float:
+        """How old the facts of the peer may be: a kind that is watched is as current as the server is alive."""
+        silence_s = self._client.silence_s
+        watched = min(silence_s, self.last_event_age_s)
+        return max(
+            watched if i.state == "watching" and i.error is None else i.last_event_age_s for i in self.informers
+        )
+
+    @property
     def relists(self) -> int:
         return sum(informer.relists for informer in self.informers)
 
@@ -164,6 +176,7 @@ class Connection:
             try:
                 namespace = await self._client.get(resources.NAMESPACES, "kube-system")
                 self.server_version = await self._client.server_version()
+                identity(namespace.metadata.uid, self.access.server)
                 self._accept(namespace.metadata.uid)
             except Refused as error:
                 self.problem = error
@@ -188,6 +201,7 @@ class Connection:
             return
         _LOG.warning("%s: cluster %s is now cluster %s", self.access.server, self.cluster_id, cluster_id)
         try:
+            identity(cluster_id, self.access.server)
             self._accept(cluster_id)
         except Refused as error:
             self.problem = error

@@ -1,9 +1,10 @@
-"""Kubernetes Events about objects that people wrote, each said once."""
+"""Kubernetes Events about objects that people wrote, each said once, however long its reason lasts."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -21,20 +22,30 @@ _REMEMBERED = 10_000
 class Events:
     """Writes a Warning when its text for an object is new; ``fence`` raises where this replica does not lead."""
 
-    def __init__(self, client: Client, fence: Callable[[], None]) -> None:
+    def __init__(
+        self, client: Client, fence: Callable[[], None], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._client = client
         self._fence = fence
-        self._said: dict[tuple[str, str], str] = {}
+        self._clock = clock
+        self._said: dict[tuple[str, str], tuple[str, float]] = {}
 
-    async def warn(self, thing: objects.Object, api_version: str, kind: str, reason: str, message: str) -> None:
-        """An Event is help for people: a failure to write it is logged and never stops the work."""
+    async def warn(
+        self, thing: objects.Object, api_version: str, kind: str, reason: str, message: str, *, rest_s: float = 0
+    ) -> None:
+        """An Event is help for people: a failure to write it is logged and never stops the work.
+
+        ``rest_s``: another text for the same object and reason waits so long, since somebody else may change it.
+        """
         about = (thing.metadata.uid, reason)
         text = escape(message)[:1000]
-        if self._said.get(about) == text:
-            return
+        said, at = self._said.pop(about, ("", 0.0))
+        is_new = text != said and (not said or self._clock() >= at + rest_s)
         if len(self._said) >= _REMEMBERED:
             self._said.pop(next(iter(self._said)))
-        self._said[about] = text
+        self._said[about] = (text, self._clock()) if is_new else (said, at)
+        if not is_new:
+            return
         _LOG.warning("%s %s: %s: %s", kind, thing.key, reason, text)
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         namespace = thing.metadata.namespace or "default"

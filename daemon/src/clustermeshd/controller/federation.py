@@ -12,6 +12,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from heapq import nsmallest
 
 import msgspec
@@ -28,13 +29,14 @@ from clustermeshd.kube import objects, resources
 from clustermeshd.kube.client import Client
 from clustermeshd.kube.writer import Writer
 from clustermeshd.model import names
-from clustermeshd.model.addresses import Ranges
+from clustermeshd.model.addresses import Point, Ranges
 from clustermeshd.model.errors import MeshError, Refused
 from clustermeshd.plan import federation
 from clustermeshd.plan.endpoints import endpoints
-from clustermeshd.plan.federation import Backing, Federated, Kept
+from clustermeshd.plan.federation import Backing, Federated
 from clustermeshd.plan.matching import Matches
-from clustermeshd.plan.peerstatus import EXAMPLES, reason_of
+from clustermeshd.plan.peerstatus import reason_of
+from clustermeshd.plan.refusals import EXAMPLES, Refusals
 from clustermeshd.plan.staleness import Freshness, Policy, annotated, policy_of
 from clustermeshd.runtime.rate import Rate
 
@@ -76,14 +78,17 @@ class Federator:
         writer: Writer,
         events: Events,
         metrics: Metrics,
+        still_admits: Callable[[str, Point], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """``still_admits`` says whether a peer that is not read may keep an address that it was granted."""
         self._local = local
         self._peers = peers
         self._client = client
         self._writer = writer
         self._events = events
         self._metrics = metrics
+        self._still_admits = still_admits
         self._clock = clock
         self._queue: FairQueue[ServiceName] = FairQueue(pause_s=_PAUSE_S, clock=clock)
         self._index: defaultdict[str, Matches[str, _Backer]] = defaultdict(Matches)
@@ -107,23 +112,29 @@ class Federator:
         """Whether everything that is known was written."""
         return not len(self._queue) and not self._busy and not self._due
 
-    def refused(self, cluster: str) -> tuple[list[objects.RefusedObject], int]:
-        """Endpoints of a peer that were not admitted: the first of them, and how many there are beside.
+    def refused(self, cluster: str) -> Refusals:
+        """Endpoints of a peer that were not admitted; it may give any number of such, and this is asked all the time.
 
-        A peer may give any number of such, and this is asked all the time.
+        Of each Service those are named that came first.
         """
+        made = Refusals()
         found = {name: by[cluster] for name, by in self._refused.items() if cluster in by}
-        first = [
-            objects.RefusedObject(
-                kind="Endpoint",
-                name=f"{name.namespace}/{name.name}",
-                reason="ForeignAddress",
-                message=f"{address[:100]} is no address of the peer's admitted pods, nodes or service prefixes",
-            )
-            for name in nsmallest(EXAMPLES, found)
-            for address in found[name][1]
-        ][:EXAMPLES]
-        return first, sum(count for count, _ in found.values()) - len(first)
+        for name in nsmallest(EXAMPLES, found):
+            count, first = found[name]
+            key = f"{name.namespace}/{name.name}"
+            examples = [
+                objects.RefusedObject(
+                    kind="Endpoint",
+                    name=key,
+                    reason="ForeignAddress",
+                    message=f"{address[:100]} is no address of the peer's admitted pods, nodes or service prefixes",
+                )
+                for address in first
+            ]
+            made.merge({"ForeignAddress": count}, examples)
+        others = sum(count for count, _ in found.values()) - made.total
+        made.merge({"ForeignAddress": others} if others else {}, ())
+        return made
 
     def _known_clusters(self) -> float:
         return 1.0 + sum(remote.connection is not None for remote in self._remotes.values())
@@ -153,6 +164,8 @@ class Federator:
         concerned = self._index[name.namespace].set_labels((cluster, name.name), labels)
         if cluster == _LOCAL:
             self._follow(name, service)
+        if self._index[name.namespace].is_empty:
+            del self._index[name.namespace]  # a peer may name ever new namespaces
         for federated in concerned:
             self._queue.put(cluster, ServiceName(name.namespace, federated))
 
@@ -176,8 +189,6 @@ class Federator:
         self._remotes[cluster].connection = None
         self._recheck(cluster)
         del self._remotes[cluster]
-        for name in self._local.written.services():
-            self._queue.put(cluster, name)
 
     def recheck_all(self) -> None:
         """Looks at everything again: what no event told."""
@@ -188,6 +199,9 @@ class Federator:
         facts = self._facts(cluster)
         for name in self._remotes[cluster].services | set(facts.services if facts else ()):
             self.changed(cluster, name)
+        if facts is None:  # what stands of it is judged by what is asked for now
+            for name in self._local.written.services():
+                self._queue.put(cluster, name)
 
     def _facts(self, cluster: str) -> ServiceFacts | None:
         if cluster == _LOCAL:
@@ -307,7 +321,8 @@ class Federator:
         trigger = piece.annotations.get(names.LAST_CHANGE_TRIGGER)
         if actual is not None and actual.annotations.get(names.LAST_CHANGE_TRIGGER) == trigger:
             # what changed is not what the origin changed then: no latency can be told from its time
-            meta = msgspec.structs.replace(piece.metadata, annotations=None)
+            others = {key: value for key, value in piece.annotations.items() if key != names.LAST_CHANGE_TRIGGER}
+            meta = msgspec.structs.replace(piece.metadata, annotations=others or None)
             piece = msgspec.structs.replace(piece, metadata=meta)
         version = await self._writer.replace(resources.ENDPOINT_SLICES, piece, actual=actual, annotations=ANNOTATIONS)
         self._local.written.wrote(piece, version)
@@ -316,7 +331,8 @@ class Federator:
     async def _plan(self, name: ServiceName, service: objects.Service) -> Federated:
         now = self._clock()
         backers: defaultdict[str, list[str]] = defaultdict(list)
-        for cluster, backer in self._index[name.namespace].selected(name.name):
+        index = self._index.get(name.namespace)
+        for cluster, backer in index.selected(name.name) if index is not None else ():
             backers[cluster].append(backer)
         backings = []
         for cluster, members in sorted(backers.items()):
@@ -332,31 +348,46 @@ class Federator:
                 known = remote.owned.get(name, {})
                 remote.owned[name] = owned = {s.key: known[s.key] for s in pieces if s.key in known}
                 backings.append(Backing(cluster, pieces, remote.owns.__contains__, stale, owned))
-        kept = [k for c in self._unknown() for k in await self._kept(name, service, c, now)]
-        return federation.plan(service, backings, kept, self._local.nodes.store.keys())
+        for cluster in self._unknown():
+            kept = await self._kept(name, service, cluster, now)
+            if kept is not None:
+                backings.append(kept)
+        return federation.plan(service, backings, self._local.nodes.store.keys())
 
     def _unknown(self) -> Iterable[str]:
         """Peers that have not been read in this process's life."""
         return sorted(c for c, peer in self._peers.items() if self._facts(c) is None and not peer.is_disowned)
 
-    async def _kept(self, name: ServiceName, service: objects.Service, cluster: str, now: float) -> list[Kept]:
-        """What a peer gave before it was lost and we were started: it stays, as far as staleness lets it."""
+    async def _kept(self, name: ServiceName, service: objects.Service, cluster: str, now: float) -> Backing | None:
+        """What a peer gave before it was lost and we were started: it stays, as far as what is asked for lets it."""
         written = [w for w in self._local.written.of(name).values() if w.labels.get(names.REMOTE_CLUSTER) == cluster]
-        if not written:
-            return []
+        selector = federation.selector_of(service)
+        if not written or selector is None or not federation.may_select(selector, cluster):
+            return None
+        if not self._peers[cluster].rules.may_admit(name.namespace):
+            return None
         found, _ = await self._client.list(
             resources.ENDPOINT_SLICES,
             name.namespace,
             label_selector=f"{names.SERVICE_NAME}={name.name},{names.REMOTE_CLUSTER}={cluster}",
         )
-        return [Kept(found, self._stale(name, cluster, now))]
+        return Backing(
+            cluster,
+            found,
+            partial(self._still_admits, cluster),
+            self._stale(name, cluster, now),
+            is_written=True,
+            waits=self._policy(name, cluster).stale,
+        )
 
     def _stale(self, name: ServiceName, cluster: str, now: float) -> federation.Stale:
-        remote, peer = self._remotes.get(cluster), self._peers.get(cluster)
-        if remote is None or peer is None:
-            return ""
-        policy = self._policies.get(name) or policy_of(peer.configuration.spec.staleness)
-        return policy.at(remote.freshness.lost_s(now))
+        remote = self._remotes.get(cluster)
+        return "" if remote is None else self._policy(name, cluster).at(remote.freshness.lost_s(now))
+
+    def _policy(self, name: ServiceName, cluster: str) -> Policy:
+        peer = self._peers.get(cluster)
+        asked = self._policies.get(name)
+        return asked or (Policy("") if peer is None else policy_of(peer.configuration.spec.staleness))
 
     async def _clear(self, name: ServiceName) -> None:
         """Removes what is ours of a Service that is not federated."""

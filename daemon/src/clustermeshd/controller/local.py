@@ -14,8 +14,8 @@ from clustermeshd.kube.client import Client
 from clustermeshd.kube.informer import Change, Informer, when_other
 from clustermeshd.kube.resources import Resource
 from clustermeshd.model import names
-from clustermeshd.model.addresses import parse_address, parse_network
-from clustermeshd.plan.admission import LocalNetworks
+from clustermeshd.model.addresses import Ranges, parse_address, parse_network, parse_prefix
+from clustermeshd.plan.admission import LocalNetworks, cluster_ips
 from clustermeshd.plan.configurations import from_calico, merged
 from clustermeshd.plan.ipam import spec_cidrs
 
@@ -41,6 +41,11 @@ class LocalFacts:
             changed = change.new or change.old
             if changed is not None:
                 output_changed(ServiceName(changed.metadata.namespace or "", changed.metadata.name))
+
+        def service_changed(change: Change[objects.Service]) -> None:
+            self.services.on_service(change)
+            if change.differs_in(cluster_ips) and not self._are_known(change):
+                nodes_changed()
 
         self.services = ServiceFacts(services_changed)
         self.written = WrittenSlices(output_changed)
@@ -73,7 +78,7 @@ class LocalFacts:
             client, resources.REMOTE_NODES, label_selector=_OURS, on_change=touched
         )
         self.service_informer: Informer[objects.Service] = Informer(
-            client, resources.SERVICES, on_change=self.services.on_service, keep=slim_service
+            client, resources.SERVICES, on_change=service_changed, keep=slim_service
         )
         self.slice_informer: Informer[objects.EndpointSlice] = Informer(
             client,
@@ -119,7 +124,8 @@ class LocalFacts:
 
     def shadowed(self) -> list[objects.RemoteClusterConfiguration]:
         """Calico's configurations that do not count, since ours has the name."""
-        return [c for name, c in self.calico_configurations.store.items() if name in self.configurations.store]
+        peers = self.peers()
+        return [c for name, c in self.calico_configurations.store.items() if peers.get(name, c) is not c]
 
     async def wait_synced(self) -> None:
         for informer in self.informers:
@@ -144,7 +150,14 @@ class LocalFacts:
             for a in (parse_address(entry.address) for entry in n.status.addresses or ())
             if a is not None
         ]
-        return LocalNetworks(_sorted(pods), _sorted(services), tuple(sorted(addresses, key=str)))
+        used = {point for service in self.services.services.values() for point in cluster_ips(service)}
+        return LocalNetworks(_sorted(pods), _sorted(services), tuple(sorted(addresses, key=str)), used)
+
+    def _are_known(self, change: Change[objects.Service]) -> bool:
+        """Whether the addresses of a Service lie in CIDRs that are known to be ours: they come and go all the time."""
+        texts = (c for s in self.service_cidrs.store.values() for c in s.spec.cidrs or ())
+        cidrs = Ranges(prefix for prefix in map(parse_prefix, texts) if prefix is not None)
+        return all(point in cidrs for service in (change.old, change.new) if service for point in cluster_ips(service))
 
 
 def _converted(resource: Resource[Any]) -> Resource[objects.RemoteClusterConfiguration]:

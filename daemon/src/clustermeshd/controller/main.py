@@ -31,9 +31,10 @@ def run(options: ControllerOptions) -> int:
     gc.set_threshold(_GARBAGE)
     try:
         return asyncio.run(_Process(options).run())
-    except MeshError as error:
-        _LOG.error("%s", error)  # a message for people, no traceback
-        return 1
+    except* MeshError as group:
+        for error in logs.each(group):
+            _LOG.error("%s", error)  # a message for people, no traceback
+    return 1
 
 
 class _Process:

@@ -1,7 +1,8 @@
 """The leader's work: follow RemoteClusterConfigurations, keep one task per peer, reconcile what changed.
 
-Reconciles run one after the other in one loop, fed by a set of what is dirty; peers run beside it, each in its own
-task, so that a dead, slow or hostile one delays neither the loop nor another peer.
+One loop decides: it follows configurations and plans nodes, and waits for nobody. What it decides is written beside
+it, nodes, Services and statuses each by tasks of their own; peers run beside it too, each in its own task, so that a
+dead, slow or hostile one delays neither the loop nor another peer.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class Mesh:
         self._notifier = notifier
         self._last_turn = self._plan_after = time.monotonic()
         self._wake = asyncio.Event()
+        self._wake_status = asyncio.Event()
         self._dirty_configurations = True
         self._dirty_nodes = True
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -70,10 +72,16 @@ class Mesh:
             output_changed=lambda name: self._federator.output_changed(name),
         )
         writer = Writer(client, names.CONTROLLER_MANAGER, fence=fence)
-        self._nodes = NodeMirror(self._local, self.peers, writer)
+        self._nodes = NodeMirror(self._local, self.peers, writer, metrics)
         events = Events(client, fence)
         self._federator = Federator(
-            self._local, self.peers, client=client, writer=writer, events=events, metrics=metrics
+            self._local,
+            self.peers,
+            client=client,
+            writer=writer,
+            events=events,
+            metrics=metrics,
+            still_admits=self._nodes.still_admits,
         )
         self._status = StatusWriter(
             client,
@@ -88,13 +96,13 @@ class Mesh:
         )
 
     def is_alive(self) -> bool:
-        """Whether the loop turns; before the first sync it may wait for the API server as long as that takes."""
+        """Whether the loops turn; before the first sync it may wait for the API server as long as that takes."""
         return not self.has_synced or time.monotonic() - self._last_turn < _STUCK_S
 
     @property
     def has_synced(self) -> bool:
         """Whether everything that was known at the start was written once."""
-        if self._has_started and self._federator.is_idle:
+        if self._has_started and self._federator.is_idle and self._nodes.is_idle:
             self._has_synced = True
         return self._has_synced
 
@@ -153,6 +161,8 @@ class Mesh:
         self._federator.start()
         self._has_started = True
         group.create_task(self._federator.run())
+        group.create_task(self._nodes.run())
+        group.create_task(self._write_statuses())
         group.create_task(self._tick())
         self._wake.set()
         while True:
@@ -164,9 +174,16 @@ class Mesh:
                 self._follow_configurations(group)
             if self._dirty_nodes and self._may_plan():
                 self._dirty_nodes = False
-                await self._try("nodes", self._reconcile_nodes, self._nodes_changed)
+                self._reconcile_nodes()
+            self._wake_status.set()
+
+    async def _write_statuses(self) -> None:
+        while True:
+            await self._wake_status.wait()
+            self._wake_status.clear()
             for name, configuration in self._local.peers().items():
                 await self._try_status(name, configuration)
+                self._last_turn = time.monotonic()
             for configuration in self._local.shadowed():
                 await self._status.shadowed(configuration)
             self._last_turn = time.monotonic()
@@ -176,13 +193,14 @@ class Mesh:
         """Whether planning has rested as long as it took last: a peer whose nodes never rest stops nothing else."""
         return time.monotonic() >= self._plan_after
 
-    async def _reconcile_nodes(self) -> None:
+    def _reconcile_nodes(self) -> None:
         started = time.monotonic()
         self._replan()
-        rest_s = min(_MAX_REST_S, time.monotonic() - started)
+        took_s = time.monotonic() - started
+        self._metrics.reconcile.labels("nodes").observe(took_s)
+        rest_s = min(_MAX_REST_S, took_s)
         self._plan_after = time.monotonic() + rest_s
         asyncio.get_running_loop().call_later(rest_s, self._wake.set)  # for what changes meanwhile
-        await self._nodes.write()
 
     def _replan(self) -> None:
         """What a peer may give follows from its nodes; endpoints do not wait until those are written."""
@@ -259,16 +277,17 @@ class Mesh:
         self.peers[peer.name] = peer
         self._tasks[peer.name] = group.create_task(peer.run(), name=f"peer {peer.name}")
 
-    def _accept(self, name: str, cluster_id: str) -> None:
+    def _accept(self, mine: Peer, cluster_id: str) -> None:
         """Refuses a peer that is ourselves, or the same cluster under two names (the older name wins)."""
-        where = f"RemoteClusterConfiguration {name}"
+        if self.peers.get(mine.name) is not mine:
+            return  # it is being closed: what it finds concerns nobody
+        where = f"RemoteClusterConfiguration {mine.name}"
         if cluster_id == self._cluster_id:
             raise Refused(
                 "SameCluster", "the kubeconfig leads to this very cluster", where=where, fix="name another one"
             )
-        mine = self.peers[name].configuration
-        for other in [peer for peer in self.peers.values() if peer.name != name and peer.cluster_id == cluster_id]:
-            if age(other.configuration) < age(mine):
+        for other in [peer for peer in self.peers.values() if peer is not mine and peer.cluster_id == cluster_id]:
+            if age(other.configuration) < age(mine.configuration):
                 raise Refused(
                     "DuplicateCluster", f"it is the cluster of {other.name}", where=where, fix="delete one of the two"
                 )
@@ -284,7 +303,6 @@ def _same(peer: Peer, configuration: objects.RemoteClusterConfiguration | None) 
     """Whether a running peer still serves this configuration: same object, same Secret."""
     return (
         configuration is not None
-        and configuration.metadata.deletion_timestamp is None
         and configuration.metadata.uid == peer.configuration.metadata.uid
         and configuration.refused_fields == peer.configuration.refused_fields
         and configuration.spec.cluster_access_secret == peer.configuration.spec.cluster_access_secret

@@ -64,7 +64,7 @@ class Metrics:
         )
         self.lag = Gauge(
             "clustermesh_peer_lag_seconds",
-            "How old the facts of a peer may be: 0 while it is watched, else the time since it last said anything",
+            "How old the facts of a peer may be: of the kind that is furthest behind",
             ["remote_cluster_name"],
             registry=self.registry,
         )

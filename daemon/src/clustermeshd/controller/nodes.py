@@ -5,83 +5,145 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from itertools import zip_longest
+from typing import NamedTuple
 
 from clustermeshd.controller.local import LocalFacts
+from clustermeshd.controller.metrics import Metrics
 from clustermeshd.controller.peer import Peer
+from clustermeshd.controller.queue import FairQueue
 from clustermeshd.kube import objects, resources
-from clustermeshd.kube.writer import Writer
+from clustermeshd.kube.writer import Writer, agrees
 from clustermeshd.model import names
-from clustermeshd.model.addresses import Prefix
-from clustermeshd.model.errors import Refused
+from clustermeshd.model.addresses import Point, Prefix
+from clustermeshd.model.errors import MeshError
 from clustermeshd.plan import remotenodes
+from clustermeshd.plan.admission import LocalNetworks, allowed, host_prefix
 from clustermeshd.plan.ipam import spec_cidrs
+from clustermeshd.plan.peerstatus import reason_of
 from clustermeshd.plan.remotenodes import PeerNodes, PeerPlan
 
 _LOG = logging.getLogger(__name__)
 
 _AT_ONCE = 8
+_PAUSE_S = 0.2  # between two turns of one node: by then the informer has heard of the first
+_FIRST_RETRY_S = 1.0
+_MAX_RETRY_S = 60.0
+_REMOTE, _OURS = "r", "o"  # first letter of a key: RemoteNode, MeshNode
+
+
+class _Failure(NamedTuple):
+    times: int
+    desired: objects.Object | None
 
 
 class NodeMirror:
-    """Owner of the RemoteNode objects; ``plans`` is what the last reconcile decided, by peer."""
+    """Owner of the RemoteNode objects; ``plans`` is what was decided last, by peer.
 
-    def __init__(self, local: LocalFacts, peers: Mapping[str, Peer], writer: Writer) -> None:
+    It tells the agents, too, which prefixes the pods of our own nodes have, where the Node object does not say them.
+    """
+
+    def __init__(self, local: LocalFacts, peers: Mapping[str, Peer], writer: Writer, metrics: Metrics) -> None:
         self.plans: dict[str, PeerPlan] = {}
         self._memory = remotenodes.Memory()
+        self._networks = LocalNetworks()
         self._local = local
         self._peers = peers
         self._writer = writer
+        self._metrics = metrics
+        self._queue: FairQueue[str] = FairQueue(pause_s=_PAUSE_S)
+        self._desired: dict[str, objects.Object] = {}
+        self._failures: dict[str, _Failure] = {}
+        self._busy = 0
 
     def admitted(self, peer: str) -> frozenset[Prefix]:
         """Prefixes in which endpoints of ``peer`` may lie."""
         plan = self.plans.get(peer)
         return plan.owned if plan is not None else frozenset()
 
+    def still_admits(self, peer: str, point: Point) -> bool:
+        """Whether ``peer``, which is not read now, may keep an address: it is not ours, and rules let it in."""
+        rules = allowed(self._peers[peer].configuration.spec.import_)
+        return self._networks.collision(host_prefix(point)) is None and rules.endpoint(point)
+
     def replan(self) -> None:
-        """Decides anew what every peer gets."""
+        """Decides anew what every peer gets, and has it written."""
         facts = [self._facts(peer) for peer in self._peers.values()]
-        self.plans = remotenodes.plan(self._local.networks(), facts, self._memory)
+        self._networks = self._local.networks()
+        self.plans = remotenodes.plan(self._networks, facts, self._memory)
+        self._queue_changes()
 
-    async def write(self) -> None:
-        """Writes what differs; removes what no peer has, of peers that are gone or have listed completely.
+    @property
+    def is_idle(self) -> bool:
+        """Whether everything that was decided was written, or failed and is to be tried again."""
+        return not len(self._queue) and not self._busy
 
-        Several at once, and one node of each peer in turn, so that a peer with many delays no other. A node that our
-        API server refuses stops no other one: the first Refused is raised after all were written.
-        """
-        store = self._local.remote_nodes.store
+    def _queue_changes(self) -> None:
+        """Has written what differs, and removed what no peer has, of peers that are gone or have listed completely."""
+        store, stored = self._local.remote_nodes.store, self._local.mesh_nodes.store
         desired = {name: node for plan in self.plans.values() for name, node in plan.nodes.items()}
-        turns = zip_longest(*(plan.nodes.values() for plan in self.plans.values()))
-        waiting = iter([node for turn in turns for node in turn if node is not None])
-        refused: list[Refused] = []
-
-        async def work() -> None:
-            for node in waiting:
-                try:
-                    await self._writer.ensure(resources.REMOTE_NODES, node, actual=store.get(node.metadata.name))
-                except Refused as error:
-                    refused.append(error)
-
-        ended = await asyncio.gather(*(work() for _ in range(_AT_ONCE)), return_exceptions=True)
-        for error in filter(None, ended):
-            raise error
-        for name in [name for name in store if name not in desired]:
-            _LOG.info("removing RemoteNode %s", name)
-            await self._writer.remove(resources.REMOTE_NODES, store[name])
-        await self._tell_agents()
-        if refused:
-            raise refused[0]
-
-    async def _tell_agents(self) -> None:
-        """Gives each node of ours the prefixes of its pods, where its Node object does not say them."""
-        known, stored = self._local.prefixes.prefixes(), self._local.mesh_nodes.store
+        self._desired = {_REMOTE + name: node for name, node in desired.items()}
+        for name, remote in desired.items():
+            actual = store.get(name)
+            if actual is None or not agrees(remote, actual):
+                self._put(remote.spec.cluster_name, _REMOTE + name)
+        for name in store.keys() - desired.keys():
+            self._put(store[name].labels.get(names.REMOTE_CLUSTER, ""), _REMOTE + name)
+        known = self._local.prefixes.prefixes()
         for name, node in self._local.nodes.store.items():
             told = known.of(node)
             wanted = objects.MeshNodeSpec(() if told == spec_cidrs(node) else told)
-            actual = stored.get(name, objects.MeshNode())
-            if wanted != actual.spec:
-                mesh_node = objects.MeshNode(metadata=objects.Metadata(name=name), spec=wanted)
-                await self._writer.write(resources.MESH_NODES, mesh_node, actual=stored.get(name))
+            if wanted != stored.get(name, objects.MeshNode()).spec:
+                self._desired[_OURS + name] = objects.MeshNode(metadata=objects.Metadata(name=name), spec=wanted)
+                self._put("", _OURS + name)
+
+    def _put(self, cause: str, key: str) -> None:
+        """What failed waits for its own time, unless something else is wanted now."""
+        failed = self._failures.get(key)
+        if failed is None or failed.desired != self._desired.get(key):
+            self._queue.put(cause, key)
+
+    async def run(self) -> None:
+        """Writes until cancelled: several at once, and of each peer in turn, so that one with many delays no other."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(_AT_ONCE):
+                group.create_task(self._work())
+
+    async def _work(self) -> None:
+        while True:
+            key = await self._queue.take()
+            self._busy += 1
+            desired = self._desired.get(key)
+            try:
+                await self._write(key, desired)
+            except MeshError as error:
+                self._failed(key, desired, error)
+            else:
+                self._failures.pop(key, None)
+            finally:
+                self._busy -= 1
+                self._queue.done(key)
+
+    async def _write(self, key: str, desired: objects.Object | None) -> None:
+        name = key[1:]
+        if key[0] == _OURS:
+            actual = self._local.mesh_nodes.store.get(name)
+            if isinstance(desired, objects.MeshNode) and (actual is None or actual.spec != desired.spec):
+                await self._writer.write(resources.MESH_NODES, desired, actual=actual)
+            return
+        mirrored = self._local.remote_nodes.store.get(name)
+        if desired is not None:
+            await self._writer.ensure(resources.REMOTE_NODES, desired, actual=mirrored)
+        elif mirrored is not None:
+            await self._writer.remove(resources.REMOTE_NODES, mirrored)
+
+    def _failed(self, key: str, desired: objects.Object | None, error: MeshError) -> None:
+        """A node that our API server refuses stops no other one."""
+        times = self._failures[key].times + 1 if key in self._failures else 1
+        self._failures[key] = _Failure(times, desired)
+        self._metrics.errors.labels("nodes", reason_of(error)).inc()
+        _LOG.log(logging.WARNING if times == 1 else logging.DEBUG, "node %s: %s", key[1:], error)
+        pause_s = min(_MAX_RETRY_S, _FIRST_RETRY_S * 2 ** min(times - 1, 10))
+        asyncio.get_running_loop().call_later(pause_s, self._queue.put, "", key)
 
     def _facts(self, peer: Peer) -> PeerNodes:
         connection = peer.connection

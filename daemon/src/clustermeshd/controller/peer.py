@@ -1,7 +1,8 @@
 """Life of one peer: its RemoteClusterConfiguration, the Secret behind it, and the connection they give.
 
 A changed Secret opens a second connection beside the first, which is closed only once the second has synced: rotation
-without a gap. A Secret that is missing or refused leaves the first one in place.
+without a gap. A Secret that is missing or refused leaves the first one in place. Where the peer accepts the credential
+no more and no change was told, the Secret is read again: its watch may be down.
 """
 
 from __future__ import annotations
@@ -9,18 +10,23 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from clustermeshd.controller.connection import Connection
 from clustermeshd.controller.facts import ServiceName
 from clustermeshd.kube import objects, resources
 from clustermeshd.kube.access import from_secret, kubeconfig_in
 from clustermeshd.kube.client import Client
+from clustermeshd.kube.errors import Unauthorized, Untrusted
 from clustermeshd.kube.informer import Informer
 from clustermeshd.model.errors import MeshError, Refused
 from clustermeshd.plan.configurations import check
 from clustermeshd.plan.imports import service_rules
 
 _LOG = logging.getLogger(__name__)
+
+_REREAD_S = 5.0
+_PATIENCE_S = 15  # our own API server may restart
 
 
 class Peer:
@@ -32,7 +38,7 @@ class Peer:
         configuration: objects.RemoteClusterConfiguration,
         *,
         user_agent: str,
-        accept: Callable[[str, str], None],
+        accept: Callable[[Peer, str], None],
         nodes_changed: Callable[[], None],
         services_changed: Callable[[ServiceName], None],
         namespaces_changed: Callable[[], None],
@@ -42,6 +48,7 @@ class Peer:
         self.rules = service_rules(configuration.spec.import_)
         self.connection: Connection | None = None
         self.is_disowned = False  # its cluster may not be a peer: nothing of it is kept
+        self.secret_problem: MeshError | None = None  # why changes of the Secret are not seen
         self._candidate: Connection | None = None
         self._tasks: dict[Connection, asyncio.Task[None]] = {}
         self._problem: MeshError | None = None
@@ -54,6 +61,7 @@ class Peer:
         self._namespaces_changed = namespaces_changed
         self._status_changed = status_changed
         self._wake = asyncio.Event()
+        self._newer: objects.Secret | None = None  # than what the watch has told
 
     @property
     def configuration(self) -> objects.RemoteClusterConfiguration:
@@ -101,28 +109,36 @@ class Peer:
 
     async def run(self) -> None:
         """Follows the Secret until cancelled."""
+        reference = self.configuration.spec.cluster_access_secret or objects.ClusterAccessSecret()
         try:
             check(self.configuration)
+            resources.SECRETS.path(reference.namespace, reference.name)
         except Refused as error:
             self._problem = error
             self._status_changed(self.name)
             return
-        reference = self.configuration.spec.cluster_access_secret or objects.ClusterAccessSecret()
         secrets: Informer[objects.Secret] = Informer(
             self._client,
             resources.SECRETS,
             namespace=reference.namespace,
             field_selector=f"metadata.name={reference.name}",
-            on_change=lambda _: self._wake.set(),
+            on_change=lambda _: self._secret_told(),
         )
         async with asyncio.TaskGroup() as group:
             group.create_task(secrets.run())
             group.create_task(self._watch_secret_access(secrets))
             await secrets.wait_synced()
-            await self._follow(group, secrets, f"Secret {reference.namespace}/{reference.name}")
+            await self._follow(group, secrets, reference)
+
+    def _secret_told(self) -> None:
+        self._newer = None
+        self._wake.set()
 
     async def _watch_secret_access(self, secrets: Informer[objects.Secret]) -> None:
-        """Tells why the Secret cannot be read (no Role, no such namespace), until it can."""
+        """Tells why the Secret cannot be read (no Role, no such namespace), until it can; and so ever after.
+
+        Once it was read, the peer does not need it: then only an error that lasts is told.
+        """
         told: MeshError | None = None
         while not secrets.has_synced:
             if secrets.error is not None:
@@ -131,17 +147,46 @@ class Peer:
             await asyncio.sleep(1)
         if self._problem is told:  # what was found in the Secret meanwhile stays
             self._problem = None
+        failed = 0
+        while True:
+            failed = failed + 1 if secrets.error is not None else 0
+            problem = secrets.error if failed > _PATIENCE_S else None
+            if (problem is None) != (self.secret_problem is None):
+                self.secret_problem = problem
+                self._status_changed(self.name)
+            await asyncio.sleep(1)
 
-    async def _follow(self, group: asyncio.TaskGroup, secrets: Informer[objects.Secret], where: str) -> None:
+    async def _follow(
+        self, group: asyncio.TaskGroup, secrets: Informer[objects.Secret], reference: objects.ClusterAccessSecret
+    ) -> None:
+        where = f"Secret {reference.namespace}/{reference.name}"
         while True:
             self._wake.clear()
-            made = await self._open(next(iter(secrets.store.values()), None), where)
+            made = await self._open(self._newer or next(iter(secrets.store.values()), None), where)
             if made is not None:
                 self._close(self._candidate)
                 self._candidate = made
                 self._tasks[made] = group.create_task(self._serve(made))
             self._status_changed(self.name)
-            await self._wake.wait()
+            while not await self._woken():
+                if isinstance(self.error, (Unauthorized, Untrusted)):
+                    found = await self._read_again(reference)
+                    if not self._wake.is_set():  # the watch has told nothing meanwhile
+                        self._newer = found
+                    break
+
+    async def _woken(self) -> bool:
+        """Waits for something to do; False where there was nothing for a while."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), _REREAD_S)
+        return self._wake.is_set()
+
+    async def _read_again(self, reference: objects.ClusterAccessSecret) -> objects.Secret | None:
+        try:
+            return await self._client.get(resources.SECRETS, reference.name, reference.namespace)
+        except MeshError as error:
+            _LOG.debug("RemoteClusterConfiguration(%s): Secret not read again: %s", self.name, error)
+            return self._newer
 
     async def _serve(self, made: Connection) -> None:
         async with asyncio.TaskGroup() as group:
@@ -162,14 +207,22 @@ class Peer:
         self._wake.set()
 
     def _accepted(self, cluster_id: str) -> None:
-        """A cluster that may not be a peer gives nothing, whatever the one before it gave."""
+        """A cluster that may not be a peer gives nothing, whatever the one before it gave.
+
+        A connection that is refused while it identifies itself asks again by itself. One that lives already, whose
+        cluster has become another one, is closed, and a new one asks.
+        """
         try:
-            self._accept(self.name, cluster_id)
+            self._accept(self, cluster_id)
         except Refused:
+            asks_again = self._candidate if self._candidate is not None and not self._candidate.cluster_id else None
+            if asks_again is None:
+                self._close(self._candidate)
+                self._wake.set()
+            self._close(self.connection)
+            self._candidate, self.connection = asks_again, None
             if not self.is_disowned:
                 self.is_disowned = True
-                self._close(self.connection)
-                self.connection = None
                 self._nodes_changed()
                 self._status_changed(self.name)
             raise

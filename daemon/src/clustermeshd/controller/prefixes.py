@@ -7,16 +7,13 @@ Blocks are looked for by discovery, since an account without a right to a kind t
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import msgspec
-
 from clustermeshd.kube import objects, resources
+from clustermeshd.kube.budget import Budget
 from clustermeshd.kube.client import Client
-from clustermeshd.kube.errors import UNDECODABLE, NotFound
 from clustermeshd.kube.informer import Change, Informer, Limits
 from clustermeshd.kube.resources import Resource
 from clustermeshd.model.errors import MeshError
@@ -37,14 +34,19 @@ class PrefixSource:
     """Blocks and pods of one peer; ``changed`` is called when the prefixes of its nodes may differ."""
 
     def __init__(
-        self, client: Client, nodes: Informer[objects.Node], limits: objects.ImportLimits, changed: Callable[[], None]
+        self,
+        client: Client,
+        nodes: Informer[objects.Node],
+        limits: objects.ImportLimits,
+        changed: Callable[[], None],
+        budget: Budget | None = None,
     ) -> None:
         self.blocks: Informer[Block] | None = None
         self.pods: Informer[PodAddresses] | None = None
         self.problem: MeshError | None = None
         self._client = client
         self._nodes = nodes
-        self._limits = Limits(objects=limits.pods, object_bytes=limits.object_bytes)
+        self._limits = Limits(objects=limits.pods, object_bytes=limits.object_bytes, budget=budget)
         self._changed = changed
         self._lacking: frozenset[str] = frozenset()
         self._found = asyncio.Event()
@@ -119,9 +121,8 @@ class PrefixSource:
 
     async def _discover(self) -> Resource[objects.IPAMBlock] | None:
         for resource in resources.IPAM_BLOCKS:
-            with contextlib.suppress(NotFound):
-                if resource.plural in _served(await self._client.request("GET", f"/apis/{resource.api_version}")):
-                    return resource
+            if await self._client.serves(resource):
+                return resource
         return None
 
     def _block_changed(self, change: Change[Block]) -> None:
@@ -169,20 +170,3 @@ class PrefixSource:
         return Informer(
             self._client, resource, field_selector=field_selector, keep=keep, on_change=on_change, limits=self._limits
         )
-
-
-class _ApiResource(msgspec.Struct):
-    name: str = ""
-
-
-class _ApiResourceList(msgspec.Struct):
-    resources: tuple[_ApiResource, ...] | None = None
-
-
-def _served(body: bytes) -> frozenset[str]:
-    """Plurals in a discovery document."""
-    try:
-        document = msgspec.json.decode(body, type=_ApiResourceList)
-    except UNDECODABLE:
-        return frozenset()
-    return frozenset(resource.name for resource in document.resources or ())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from weakref import WeakKeyDictionary, WeakSet
 
 import msgspec
 
@@ -19,9 +20,10 @@ from clustermeshd.model import names
 from clustermeshd.model.errors import Refused
 from clustermeshd.plan import peerstatus
 from clustermeshd.plan.peerstatus import PeerFacts
+from clustermeshd.plan.refusals import OWN_KIND, Refusals
 
 _SETTLE_S = 10.0
-_KIND = "RemoteClusterConfiguration"
+_REST_S = 600.0  # between two Events for one reason
 _LIMITS = {
     "Node": "nodes",
     "Service": "services",
@@ -41,7 +43,7 @@ class StatusWriter:
         peers: Mapping[str, Peer],
         nodes: NodeMirror,
         *,
-        refused_endpoints: Callable[[str], tuple[list[objects.RefusedObject], int]],
+        refused_endpoints: Callable[[str], Refusals],
         fence: Callable[[], None],
         is_settled: Callable[[], bool],
         events: Events,
@@ -55,8 +57,9 @@ class StatusWriter:
         self._refused_endpoints = refused_endpoints
         self._fence = fence
         self._is_settled = is_settled
-        self._unsettled: dict[str, tuple[Connection, float]] = {}
-        self._settled: dict[str, Connection] = {}
+        self._unsettled: WeakKeyDictionary[Connection, float] = WeakKeyDictionary()  # since when
+        self._settled: WeakSet[Connection] = WeakSet()  # one that is closed goes, with all that it holds
+        self._warned: WeakKeyDictionary[Peer, frozenset[str]] = WeakKeyDictionary()
         self._events = events
         self._metrics = metrics
         self._cluster_id = cluster_id
@@ -72,7 +75,7 @@ class StatusWriter:
             return  # a controller that has just started knows nothing yet; what the last one knew stands
         if facts.error is None and configuration.status.conditions and self._is_settling(peer):
             return
-        await self._warn(configuration, facts)
+        await self._warn(peer, configuration, facts)
         if configuration.api_version != names.API_VERSION:
             return  # Calico's kind has no status
         wanted = peerstatus.status(configuration, facts, time=_now())
@@ -80,7 +83,7 @@ class StatusWriter:
             return
         body = {
             "apiVersion": names.API_VERSION,
-            "kind": _KIND,
+            "kind": OWN_KIND,
             "metadata": {"name": name, "uid": configuration.metadata.uid},
             "status": msgspec.to_builtins(wanted),
         }
@@ -96,29 +99,33 @@ class StatusWriter:
     def _is_settling(self, peer: Peer) -> bool:
         """Whether a connection is so new that its endpoints are still to be judged; for some seconds at most."""
         connection = peer.connection
-        if connection is None or self._settled.get(peer.name) is connection:
+        if connection is None or connection in self._settled:
             return False
-        known, since = self._unsettled.get(peer.name, (None, 0.0))
-        if known is not connection:
-            known, since = self._unsettled[peer.name] = connection, time.monotonic()
+        since = self._unsettled.setdefault(connection, time.monotonic())
         if not self._is_settled() and time.monotonic() - since < _SETTLE_S:
             return True
-        del self._unsettled[peer.name]
-        self._settled[peer.name] = connection
+        self._settled.add(connection)
         return False
 
-    async def _warn(self, configuration: objects.RemoteClusterConfiguration, facts: PeerFacts) -> None:
-        """One Event for each reason, with an example."""
-        told = {refused.reason: f"{refused.kind} {refused.name}: {refused.message}" for refused in facts.examples}
+    async def _warn(self, peer: Peer, configuration: objects.RemoteClusterConfiguration, facts: PeerFacts) -> None:
+        """One Event for each reason, with an example; none for other examples of what is known."""
+        known = self._warned.get(peer, frozenset()) & facts.refused.counts.keys()
+        told = {
+            refused.reason: f"{refused.kind} {refused.name}: {refused.message}"
+            for refused in facts.refused
+            if refused.reason not in known
+        }
+        self._warned[peer] = known | told.keys()
         if isinstance(facts.error, Refused):
             told[facts.error.reason] = str(facts.error)
+        version = configuration.api_version
         for reason, message in told.items():
-            await self._events.warn(configuration, configuration.api_version, _KIND, reason, message)
+            await self._events.warn(configuration, version, OWN_KIND, reason, message, rest_s=_REST_S)
 
     async def shadowed(self, configuration: objects.RemoteClusterConfiguration) -> None:
         """Tells that a configuration of Calico's does not count."""
-        message = f"{names.API_VERSION} has a {_KIND} of this name, which counts in place of this one"
-        await self._events.warn(configuration, configuration.api_version, _KIND, "NameTaken", message)
+        message = f"{names.API_VERSION} has a {OWN_KIND} of this name, which counts in place of this one"
+        await self._events.warn(configuration, configuration.api_version, OWN_KIND, "NameTaken", message)
 
     def _facts(self, peer: Peer) -> PeerFacts:
         connection, newest, identified = peer.connection, peer.credentials, peer.identified
@@ -127,7 +134,6 @@ class StatusWriter:
         before = peer.configuration.status
         fresh = connection is not None and peer.error is None
         blocks, pods = (connection.prefixes.blocks, connection.prefixes.pods) if connection else (None, None)
-        endpoints, unlisted = self._refused_endpoints(peer.name)
         return PeerFacts(
             error=peer.error,
             identified=identified is not None,
@@ -140,33 +146,39 @@ class StatusWriter:
             endpoint_slices=len(connection.slice_informer.store) if connection is not None else 0,
             ipam_blocks=len(blocks.store) if blocks is not None else 0,
             pods=len(pods.store) if pods is not None else 0,
-            refused=(*self._refused(peer), *endpoints),
-            unlisted=unlisted,
+            refused=self._refused(peer),
             last_sync=_now() if fresh and not _was_synced(before) else "",
             last_event=_heard(connection, before) if connection is not None and not fresh else "",
+            lag_s=connection.lag_s if connection is not None else None,
             credential_expiry=_rfc3339(expiry) if expiry is not None else "",
             credential=connection.access.fingerprint if connection is not None else "",
         )
 
-    def _refused(self, peer: Peer) -> Iterator[objects.RefusedObject]:
+    def _refused(self, peer: Peer) -> Refusals:
+        made = self._refused_endpoints(peer.name)
         if peer.rules.problem is not None:
-            reason, message = peer.rules.problem.reason, peer.rules.problem.found
-            yield objects.RefusedObject(kind=_KIND, name=peer.name, reason=reason, message=message)
+            made.add(OWN_KIND, peer.name, peer.rules.problem.reason, peer.rules.problem.found)
+        if peer.secret_problem is not None:
+            message = f"changes of the access Secret are not seen: {peer.secret_problem}"
+            made.add(OWN_KIND, peer.name, reason="SecretNotWatched", message=message)
         if peer.connection is not None:
             for informer in peer.connection.informers:
-                if informer.is_full:
-                    kind, kept = informer.resource.kind, len(informer.store)
-                    message = f"spec.import.limits.{_LIMITS[kind]} is {kept}: further objects are left out"
-                    yield objects.RefusedObject(kind=kind, name="*", reason="LimitReached", message=message)
+                kind = informer.resource.kind
+                examples = [
+                    objects.RefusedObject(kind, key or "?", why.reason, f"{why.message}{_setting(kind, why.reason)}")
+                    for key, why in informer.left_out
+                ]
+                made.merge(informer.left_out.counts, examples)
         plan = self._nodes.plans.get(peer.name)
         if plan is not None:
-            yield from plan.refused
+            made.merge(plan.refused.counts, plan.refused.examples)
+        return made
 
     def _measure(self, peer: Peer, facts: PeerFacts) -> None:
         name, metrics = peer.name, self._metrics
         metrics.connection_status.labels(name).set(peerstatus.connection_status(facts))
         metrics.refused.remove_by_labels({"remote_cluster_name": name})
-        for reason, count in facts.refusals.items():
+        for reason, count in facts.refused.counts.items():
             metrics.refused.labels(name, reason).set(count)
         connection, newest = peer.connection, peer.credentials
         if connection is not None:
@@ -175,11 +187,19 @@ class StatusWriter:
                 metrics.skipped.labels(name, informer.resource.kind).set(informer.skipped)
             age_s = connection.last_event_age_s
             metrics.event_age.labels(name).set(age_s)
-            metrics.lag.labels(name).set(age_s if facts.error is not None else 0)
+            metrics.lag.labels(name).set(connection.lag_s)
             metrics.relists.labels(name).set(connection.relists)
-        if newest is not None and newest.access.expires_at is not None:
+        if newest is None or newest.access.expires_at is None:
+            metrics.credential_seconds.remove_by_labels({"remote_cluster_name": name})
+        else:
             left = (newest.access.expires_at - datetime.now(UTC)).total_seconds()
             metrics.credential_seconds.labels(name).set(left)
+
+
+def _setting(kind: str, reason: str) -> str:
+    """Which field of the configuration an object ran into."""
+    fields = {"LimitReached": _LIMITS[kind], "ObjectTooLarge": "objectBytes", "BudgetReached": "totalBytes"}
+    return f" (spec.import.limits.{fields[reason]})" if reason in fields else ""
 
 
 def _heard(connection: Connection, before: objects.RemoteClusterConfigurationStatus) -> str:

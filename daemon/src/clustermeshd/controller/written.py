@@ -14,8 +14,9 @@ from clustermeshd.kube.informer import Change
 from clustermeshd.model import names
 
 _ENCODER = msgspec.json.Encoder()
-ANNOTATIONS = (names.LAST_CHANGE_TRIGGER, names.SERVICE_SELECTOR, names.OVER_CAPACITY)
+ANNOTATIONS = (names.LAST_CHANGE_TRIGGER, names.SERVICE_SELECTOR, names.OVER_CAPACITY, names.STALE)
 """Those of ours on what we write."""
+_MARKS = (names.OVER_CAPACITY, names.STALE)  # they go when what they say does not hold any more
 
 
 class Written(objects.Object, frozen=True):
@@ -47,11 +48,10 @@ def is_written(desired: objects.EndpointSlice | objects.Endpoints, content: byte
     if actual is None or content != actual.digest:
         return False
     wanted = {key: value for key, value in desired.annotations.items() if key != names.LAST_CHANGE_TRIGGER}
-    over = names.OVER_CAPACITY
     return (
         desired.labels.items() <= actual.labels.items()
         and wanted.items() <= actual.annotations.items()
-        and desired.annotations.get(over) == actual.annotations.get(over)
+        and all(desired.annotations.get(mark) == actual.annotations.get(mark) for mark in _MARKS)
         and {o.uid for o in desired.metadata.owner_references or ()}
         <= {o.uid for o in actual.metadata.owner_references or ()}
     )

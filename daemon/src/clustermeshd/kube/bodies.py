@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from clustermeshd.kube import errors, objects
+from clustermeshd.kube.leftout import Why
 from clustermeshd.kube.resources import Resource
 
 _LOG = logging.getLogger(__name__)
@@ -47,33 +48,71 @@ def page(
     resource: Resource[T],
     decoder: msgspec.json.Decoder[objects.ObjectList[T]],
     max_object_bytes: int,
-    on_skip: Callable[[str, str], None],
+    on_skip: Callable[[str, Why], None],
 ) -> objects.ObjectList[T]:
-    """A page at once where it can be, else object by object: what is too large or does not decode is left out."""
+    """A page at once where it can be, else object by object: what is too large or does not decode is left out.
+
+    Rejected where it is no list of that kind: ``{}`` and a list of something else would pass for an empty one.
+    """
     if len(body) <= max_object_bytes:
         with suppress(*errors.UNDECODABLE):
-            return decoder.decode(body)
+            whole = decoder.decode(body)
+            expect(whole.kind, f"{resource.kind}List", resource.path())
+            return whole
     raw = decode(body, objects.RawList, resource.kind)
+    expect(raw.kind, f"{resource.kind}List", resource.path())
     items = []
     for item in raw.items or ():
         if len(memoryview(item)) > max_object_bytes:
-            on_skip(key_of(item), f"{len(memoryview(item))} bytes")
+            on_skip(key_of(item), too_large(item, max_object_bytes))
             continue
         try:
             items.append(msgspec.json.decode(item, type=resource.type))
         except errors.UNDECODABLE as error:
-            on_skip(key_of(item), str(error))
-    return objects.ObjectList(metadata=raw.metadata, items=tuple(items))
+            on_skip(key_of(item), unreadable(error))
+    return objects.ObjectList(kind=raw.kind, metadata=raw.metadata, items=tuple(items))
+
+
+def expect(kind: str, wanted: str, what: str) -> None:
+    """Rejected where an answer is of another kind."""
+    if kind != wanted:
+        found = f"a document of kind {kind[:64]!r} in place of {wanted!r}"
+        raise errors.Rejected("AnswerInvalid", found, where=what, fix="is this a Kubernetes API?")
+
+
+class _Name(objects.Struct, frozen=True):
+    name: str = ""
+    namespace: str | None = None
+    resource_version: str = ""
+
+
+class _Named(objects.Struct, frozen=True):
+    metadata: _Name = _Name()
+
+
+def named(item: msgspec.Raw) -> objects.Object | None:
+    """Name and version of an object that did not decode; None where even that cannot be read."""
+    try:
+        meta = msgspec.json.decode(item, type=_Named).metadata
+    except errors.UNDECODABLE:
+        return None
+    return objects.Object(objects.Metadata(meta.name, meta.namespace, resource_version=meta.resource_version))
 
 
 def key_of(item: msgspec.Raw) -> str:
     """Key of an object that did not decode, or ""."""
-    try:
-        return msgspec.json.decode(item, type=objects.Object).key
-    except errors.UNDECODABLE:
-        return ""
+    found = named(item)
+    return "" if found is None else found.key
 
 
-def log_skip(resource: Resource[Any]) -> Callable[[str, str], None]:
+def too_large(item: msgspec.Raw, limit: int) -> Why:
+    return Why(reason="ObjectTooLarge", message=f"it has {len(memoryview(item))} bytes, more than {limit}")
+
+
+def unreadable(error: Exception) -> Why:
+    return Why(reason="ObjectUnreadable", message=str(error))
+
+
+def log_skip(resource: Resource[Any]) -> Callable[[str, Why], None]:
     """What becomes of an object that is left out where nobody asks for it."""
-    return lambda key, why: _LOG.warning("%s %s left out: %s", resource.kind, key, why)
+    return lambda key, why: _LOG.warning("%s %s left out: %s", resource.kind, key, why.message)

@@ -25,6 +25,7 @@ import msgspec
 from clustermeshd.kube import access as accesses
 from clustermeshd.kube import bodies, errors, objects
 from clustermeshd.kube.access import Access
+from clustermeshd.kube.leftout import Why
 from clustermeshd.kube.resources import Resource
 from clustermeshd.model.errors import MeshError
 
@@ -93,6 +94,11 @@ class Client:
         return self._access.server
 
     @property
+    def silence_s(self) -> float:
+        """Seconds since the server last said anything, to any request; a watched one is asked when it is silent."""
+        return self._clock() - self._heard_at
+
+    @property
     def access(self) -> Access:
         """What is used now; another one after credentials were read again."""
         return self._access
@@ -152,7 +158,7 @@ class Client:
         limit: int = _PAGE,
         max_objects: int = 2_000_000,
         max_object_bytes: int = _MAX_BODY,
-        on_skip: Callable[[str, str], None] | None = None,
+        on_skip: Callable[[str, Why], None] | None = None,
     ) -> AsyncIterator[objects.ObjectList[T]]:
         """A list, page by page (KEP-365); smaller pages where objects are large.
 
@@ -254,6 +260,30 @@ class Client:
         except errors.NotFound:
             return False
         return True
+
+    async def serves(self, resource: Resource[Any]) -> bool:
+        """Whether the server has a kind, by its discovery.
+
+        A 404 alone says nothing: a proxy may have made it. False needs a discovery document that lists other kinds of
+        the group, or other groups; without one the error tells why it is not known.
+        """
+        try:
+            body = await self.request("GET", resource.home)
+        except errors.NotFound as error:
+            groups = bodies.decode(await self.request("GET", "/apis"), objects.ApiGroupList, "/apis")
+            bodies.expect(groups.kind, "APIGroupList", "/apis")
+            versions = {version.group_version for group in groups.groups or () for version in group.versions or ()}
+            if not versions or resource.api_version in versions:
+                raise error from None
+            return False
+        found = bodies.decode(body, objects.ApiResourceList, resource.home)
+        bodies.expect(found.kind, "APIResourceList", resource.home)
+        plurals = {one.name for one in found.resources or ()}
+        if not plurals or found.group_version != resource.api_version:
+            raise errors.Rejected(
+                "AnswerInvalid", "no discovery", where=resource.home, fix="is this a Kubernetes API?"
+            )
+        return resource.plural in plurals
 
     async def server_version(self) -> str:
         """``gitVersion`` of the server."""

@@ -7,7 +7,8 @@ restored, where a watch would wait in silence for what is long past. Lists come 
 docs/decisions/0010-paged-lists.md.
 
 An object that cannot be read, or is too large, is counted and left out; its last readable state stays, until it is
-deleted. A kind that answers 404 counts as empty, but what was known of it is dropped only when 404 lasts.
+deleted. A 404 is an error as any other, since a proxy answers so too, unless the kind is optional and the server's
+discovery says that it is not there: then it counts as empty, but what was known of it is dropped only when that lasts.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from typing import Any, Generic, Literal, TypeVar
 import msgspec
 
 from clustermeshd.kube import objects
-from clustermeshd.kube.bodies import key_of
+from clustermeshd.kube.bodies import key_of, named, too_large, unreadable
+from clustermeshd.kube.budget import Budget
 from clustermeshd.kube.client import Client
 from clustermeshd.kube.errors import UNDECODABLE, Expired, NotFound, of_status
+from clustermeshd.kube.leftout import LeftOut, Why
 from clustermeshd.kube.resources import Resource
 from clustermeshd.model.errors import MeshError
 
@@ -82,6 +85,7 @@ class Limits:
 
     objects: int = 500_000
     object_bytes: int = 4 << 20  # etcd holds 1.5 MiB
+    budget: Budget | None = None  # of all kinds together
 
 
 class Informer(Generic[T]):
@@ -89,10 +93,11 @@ class Informer(Generic[T]):
 
     ``error`` is why the store is not current right now, None while it is. ``served`` is False while the server does
     not know the kind: then it counts as synced and empty, and is asked for again now and then. ``skipped`` counts
-    objects that were left out, ``relists`` complete lists after the first. ``keep`` makes of an object what is stored:
-    less of it, or a summary with the same metadata.name and namespace; without resourceVersion, what is stored tells
-    itself whether an object has changed. ``recognise`` gives what is stored of an object of which nothing but metadata
-    was read, where that is enough to know it.
+    objects that were left out, each time one was; ``left_out`` has those that are now. ``relists`` counts complete
+    lists after the first. ``keep`` makes of an object what is stored: less of it, or a summary with the same
+    metadata.name and namespace; without resourceVersion, what is stored tells itself whether an object has changed. It
+    may raise what decoding raises. ``recognise`` gives what is stored of an object of which nothing but metadata was
+    read, where that is enough to know it.
     """
 
     def __init__(
@@ -117,6 +122,8 @@ class Informer(Generic[T]):
         self.state: State = "listing"
         self.skipped = 0
         self.relists = 0
+        self.left_out = LeftOut()
+        self._noting = self.left_out  # another one while a list goes on
         self._client = client
         self._path = resource.path(namespace)
         self._namespace = namespace
@@ -131,6 +138,8 @@ class Informer(Generic[T]):
         self._gone_after_s = gone_after_s
         self._gone_since: float | None = None
         self._is_full = False
+        self._is_over_budget = False
+        self._share = None if limits.budget is None else limits.budget.share()
         self._store: dict[str, T] = {}
         self._synced = asyncio.Event()
         self._version = ""
@@ -179,11 +188,11 @@ class Informer(Generic[T]):
                 failures += 1
                 await self._pause(failures, None)
                 continue
-            except NotFound as error:
-                failures += 1
-                await self._not_served(error, failures)
-                continue
             except MeshError as error:
+                if isinstance(error, NotFound) and await self._is_unknown():
+                    failures += 1
+                    await self._not_served(error, failures)
+                    continue
                 self._note(error)
                 failures = 1 if self._clock() - started > _HEALTHY_S else failures + 1
                 await self._pause(failures, getattr(error, "retry_after_s", None))
@@ -199,7 +208,7 @@ class Informer(Generic[T]):
 
     async def _follow(self, *, after_failure: bool) -> int:
         """A list where one is needed, then a watch to its end; the number of its events."""
-        if self._is_full and len(self._store) < self._limits.objects:
+        if self._is_full and (self._is_over_budget or len(self._store) < self._limits.objects):
             self._version = ""  # there is room now for what was left out
         if self._version and after_failure and await self._went_back():
             self._version = ""
@@ -231,8 +240,16 @@ class Informer(Generic[T]):
         limit = min(self._max_backoff_s, 0.25 * 2 ** min(failures, 10))
         await asyncio.sleep((retry_after_s or 0.05) + random.uniform(0.0, limit))  # noqa: S311
 
+    async def _is_unknown(self) -> bool:
+        """Whether the server says of itself that it has no such kind."""
+        try:
+            return self.resource.optional and not await self._client.serves(self.resource)
+        except MeshError as error:
+            _LOG.debug("%s: discovery: %s", self.resource.plural, error)
+            return False
+
     async def _not_served(self, error: NotFound, failures: int) -> None:
-        """A server that just started, or a wrong one behind a balancer, may answer 404 for a while."""
+        """A server that just started, or a wrong one behind a balancer, may not know a kind for a while."""
         self._version = ""
         now = self._clock()
         self._gone_since = self._gone_since if self._gone_since is not None else now
@@ -251,12 +268,15 @@ class Informer(Generic[T]):
     # ---- list
 
     async def _list(self) -> None:
-        self._is_full = False
+        self._is_full = self._is_over_budget = False
+        self._noting = LeftOut()
+        if self._share is not None:
+            self._share.listed = 0
         found: dict[str, T] = {}
         kept: set[str] = set()  # what is listed and cannot be read: its last readable state stays
         version = ""
 
-        def skip(key: str, why: str) -> None:
+        def skip(key: str, why: Why) -> None:
             kept.add(key)
             self._skip(key, why)
 
@@ -271,22 +291,34 @@ class Informer(Generic[T]):
         ):
             self._last_event = self._clock()
             for item in page.items or ():
-                self._take(found, self._kept(item))
+                try:
+                    self._take(found, kept, self._kept(item))
+                except UNDECODABLE as error:
+                    skip(item.key, unreadable(error))
             version = page.metadata.resource_version
         self._listed(found, kept, version)
 
     def _kept(self, item: T) -> T:
         return item if self._keep is None else self._keep(item)
 
-    def _take(self, found: dict[str, T], item: T) -> None:
+    def _take(self, found: dict[str, T], kept: set[str], item: T) -> None:
         if len(found) >= self._limits.objects and item.key not in found:
             self._overflow(item.key)
-            return
-        found[item.key] = item
+        elif self._share is not None and not self._share.list(item):
+            kept.add(item.key)
+            self._over_budget(item.key, self._share.limit_bytes)
+        else:
+            found[item.key] = item
 
-    def _overflow(self, key: str) -> None:
+    def _overflow(self, key: str, *, is_new: bool = True) -> None:
         self._is_full = True
-        self._skip(key, f"there are more than {self._limits.objects}")
+        message = f"there are more than {self._limits.objects}"
+        self._skip(key, Why(reason="LimitReached", message=message), is_new=is_new)
+
+    def _over_budget(self, key: str, limit: int, *, is_new: bool = True) -> None:
+        self._is_full = self._is_over_budget = True
+        message = f"all kinds together have more than {limit} bytes"
+        self._skip(key, Why(reason="BudgetReached", message=message), is_new=is_new)
 
     def _listed(self, found: dict[str, T], kept: set[str], version: str) -> None:
         self.served = True
@@ -296,6 +328,9 @@ class Informer(Generic[T]):
         self._last_event = self._clock()
         self._version = version
         self._replace(found, kept)
+        self.left_out = self._noting
+        if self._share is not None:
+            self._share.listed = 0
         self._synced.set()
 
     def _replace(self, found: dict[str, T], kept: set[str]) -> None:
@@ -303,23 +338,32 @@ class Informer(Generic[T]):
         for key in [key for key in self._store if key not in found and key not in kept]:
             self._deleted(key)
         for item in found.values():
-            self._stored(item)
+            self._stored(item, is_listed=True)
 
-    def _stored(self, item: T) -> None:
+    def _stored(self, item: T, *, is_new: bool = True, is_listed: bool = False) -> None:
         old = self._store.get(item.key)
         if old is None and len(self._store) >= self._limits.objects:
-            self._overflow(item.key)
+            self._overflow(item.key, is_new=is_new)
             return
         version = item.metadata.resource_version
         if old is not None and (old.metadata.resource_version == version if version else old == item):
             return
+        if self._share is not None and not self._share.swap(old, item, is_listed=is_listed):
+            self._over_budget(item.key, self._share.limit_bytes, is_new=is_new)
+            return
+        self._noting.drop(item.key)
         self._store[item.key] = item
         self._tell(Change("added" if old is None else "modified", old, item))
 
     def _deleted(self, key: str) -> None:
+        was_noted = self._noting.drop(key)
         old = self._store.pop(key, None)
         if old is not None:
+            if self._share is not None:
+                self._share.swap(old, None)
             self._tell(Change("deleted", old, None))
+        elif not was_noted:
+            self._noting.drop_unnamed()
 
     def _tell(self, change: Change[T]) -> None:
         if self._on_change is not None:
@@ -328,7 +372,7 @@ class Informer(Generic[T]):
     # ---- watch
 
     async def _watch(self, version: str) -> int:
-        """Follows one watch to its end; the number of events it had."""
+        """Follows one watch to its end; the number of events that could be read."""
         query = {
             "watch": "true",
             "allowWatchBookmarks": "true",
@@ -343,10 +387,10 @@ class Informer(Generic[T]):
         async with self._client.stream(self._path, query, idle_timeout_s=_IDLE_S) as lines:
             self._is_watching()
             async for line in lines:
-                count += 1
                 self._last_event = self._clock()
                 event = self._event(line)
                 if event is not None:
+                    count += 1
                     self._apply(event)
         return count
 
@@ -360,13 +404,13 @@ class Informer(Generic[T]):
         try:
             envelope = self._envelope.decode(line)
         except UNDECODABLE as error:
-            self._skip("", str(error) if line else "too long")
+            self._skip("", unreadable(error) if line else Why(reason="ObjectTooLarge", message="too long an event"))
             return None
         body = envelope.object
         if envelope.type == "ERROR":
             raise _told(bytes(body), self.resource.plural)
         if len(memoryview(body)) > self._limits.object_bytes:
-            return self._unreadable(envelope, f"{len(memoryview(body))} bytes")
+            return self._unreadable(envelope, too_large(body, self._limits.object_bytes))
         try:
             if self._recognise is not None:
                 bare = self._bare.decode(body)
@@ -374,23 +418,22 @@ class Informer(Generic[T]):
                 if known is not None:
                     return _Event(envelope.type, bare, known)
             item = self._decoder.decode(body)
+            return _Event(envelope.type, item, item if envelope.type == "BOOKMARK" else self._kept(item))
         except UNDECODABLE as error:
-            return self._unreadable(envelope, str(error))
-        return _Event(envelope.type, item, item if envelope.type == "BOOKMARK" else self._kept(item))
+            return self._unreadable(envelope, unreadable(error))
 
-    def _unreadable(self, envelope: objects.RawEvent, why: str) -> _Event[T] | None:
+    def _unreadable(self, envelope: objects.RawEvent, why: Why) -> _Event[T] | None:
         """An object that is left out may still be deleted, and moves the version as any other."""
-        self._skip(key_of(envelope.object), why)
-        try:
-            bare = msgspec.json.decode(envelope.object, type=objects.Object)
-        except UNDECODABLE:
-            return None
-        return _Event(envelope.type, bare, None)
+        if envelope.type != "DELETED":
+            self._skip(key_of(envelope.object), why, is_new=envelope.type == "ADDED")
+        bare = named(envelope.object)
+        return None if bare is None else _Event(envelope.type, bare, None)
 
-    def _skip(self, key: str, why: str) -> None:
+    def _skip(self, key: str, why: Why, *, is_new: bool = True) -> None:
         self.skipped += 1
+        self._noting.add(key, why, is_new=is_new)
         if self.skipped == 1:
-            _LOG.warning("%s %s is left out: %s", self.resource.kind, key, why)
+            _LOG.warning("%s %s is left out: %s", self.resource.kind, key, why.message)
 
     def _apply(self, event: _Event[T]) -> None:
         version = event.bare.metadata.resource_version
@@ -399,7 +442,7 @@ class Informer(Generic[T]):
         if event.kind == "DELETED":
             self._deleted(event.bare.key)
         elif event.kind in ("ADDED", "MODIFIED") and event.item is not None:
-            self._stored(event.item)
+            self._stored(event.item, is_new=event.kind == "ADDED")
         self._version = version or self._version
 
 

@@ -262,13 +262,14 @@ class SyncOptions(Struct, frozen=True):
 
 
 class ImportLimits(Struct, frozen=True):
-    """How many objects of a kind, and how many bytes an object, are held of a peer at most."""
+    """How many objects of a kind, how many bytes an object, and how many bytes in all, are held of a peer at most."""
 
     nodes: int = 20_000
     services: int = 50_000
     endpoint_slices: int = 100_000
     pods: int = 500_000
     object_bytes: int = 4 << 20
+    total_bytes: int = 256 << 20
 
 
 class ImportRules(Struct, frozen=True):
@@ -321,6 +322,7 @@ class RemoteClusterConfigurationStatus(Struct, frozen=True):
     counts: RemoteClusterCounts | None = None
     last_sync_time: str | None = None
     last_event_time: str | None = None
+    lag_seconds: int | None = None
     credential_expiry_time: str | None = None
     refused: tuple[RefusedObject, ...] | None = None
 
@@ -334,7 +336,7 @@ class RemoteClusterConfiguration(Object, frozen=True):
     status: RemoteClusterConfigurationStatus = RemoteClusterConfigurationStatus()
 
 
-class RemoteNodeSpec(Struct, frozen=True):
+class RemoteNodeSpec(Struct, frozen=True, omit_defaults=False):
     """One node of a remote cluster, as far as a data plane must know it."""
 
     cluster_id: str = msgspec.field(name="clusterID", default="")
@@ -477,6 +479,7 @@ ObjectT = TypeVar("ObjectT", bound=Object)
 
 
 class ObjectList(Struct, Generic[ObjectT], frozen=True):
+    kind: str = ""
     metadata: ListMeta = ListMeta()
     items: tuple[ObjectT, ...] | None = None
 
@@ -484,8 +487,36 @@ class ObjectList(Struct, Generic[ObjectT], frozen=True):
 class RawList(Struct, frozen=True):
     """A list whose items are not decoded yet."""
 
+    kind: str = ""
     metadata: ListMeta = ListMeta()
     items: tuple[msgspec.Raw, ...] | None = None
+
+
+class ApiResource(Struct, frozen=True):
+    name: str = ""
+
+
+class ApiResourceList(Struct, frozen=True):
+    """Discovery: the kinds of one group and version."""
+
+    kind: str = ""
+    group_version: str = ""
+    resources: tuple[ApiResource, ...] | None = None
+
+
+class GroupVersion(Struct, frozen=True):
+    group_version: str = ""
+
+
+class ApiGroup(Struct, frozen=True):
+    versions: tuple[GroupVersion, ...] | None = None
+
+
+class ApiGroupList(Struct, frozen=True):
+    """Discovery: every group with its versions."""
+
+    kind: str = ""
+    groups: tuple[ApiGroup, ...] | None = None
 
 
 class RawEvent(Struct, frozen=True):

@@ -35,6 +35,7 @@ SERVICE_SELECTOR_ALIAS: Final = f"{GROUP}/serviceSelector"
 REMOTE_CLUSTER_NAME: Final = "federation.tigera.io/remoteClusterName"
 AFFINITY: Final = f"{GROUP}/affinity"  # local, remote or none: whose endpoints are preferred while any is ready
 STALENESS: Final = f"{GROUP}/staleness"  # keep, not-ready:SECONDS or drop:SECONDS: of endpoints of a lost cluster
+STALE: Final = f"{GROUP}/stale"  # EndpointSlice of ours: its cluster is lost, and its endpoints step back
 
 # Where Calico tells a node's VXLAN tunnel address (libcalico-go, resources/node.go)
 CALICO_TUNNEL_ADDRESS_V4: Final = "projectcalico.org/IPv4VXLANTunnelAddr"

@@ -1,20 +1,36 @@
 """Which prefixes and addresses of a remote cluster may enter ours.
 
 A peer is not trusted beyond what its RemoteClusterConfiguration admits: a Node object of a hostile or misconfigured
-cluster must never attract traffic that is ours, another peer's or nobody's. Local always wins, then the peer that was
-configured first; what is refused today is admitted by itself when its obstacle goes, since nothing is remembered.
+cluster must never attract traffic that is ours, another peer's or nobody's. Local always wins, then the peer whose
+claim was accepted first; what is refused today is admitted by itself when its obstacle goes: no refusal is remembered.
 """
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_network
 from typing import Final
 
-from clustermeshd.kube.objects import ImportRules
-from clustermeshd.model.addresses import BITS, Address, Network, Point, Prefix, parse_prefix, point_of, prefix_of
+from clustermeshd.kube.objects import ImportRules, Service
+from clustermeshd.model.addresses import (
+    BITS,
+    Address,
+    Network,
+    Point,
+    Prefix,
+    parse_point,
+    parse_prefix,
+    point_of,
+    prefix_of,
+)
+from clustermeshd.model.errors import Refused
+
+MAX_NAME: Final = 253
+_UID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 _RESERVED: Final = tuple(
     (prefix_of(ip_network(cidr)), f"{cidr}: {what}")
@@ -24,12 +40,14 @@ _RESERVED: Final = tuple(
         ("169.254.0.0/16", "link-local and cloud metadata (RFC 3927)"),
         ("224.0.0.0/4", "multicast (RFC 5771)"),
         ("240.0.0.0/4", "reserved and broadcast (RFC 1112)"),
-        ("100.100.100.200/32", "a cloud metadata address"),
+        ("100.100.100.200/32", "a cloud metadata address (Alibaba)"),
+        ("168.63.129.16/32", "a cloud metadata address (Azure)"),
+        ("192.0.0.192/32", "a cloud metadata address (Oracle)"),
         ("::/127", "the unspecified address and loopback (RFC 4291)"),
         ("::ffff:0:0/96", "IPv4-mapped addresses (RFC 4291)"),
         ("fe80::/10", "link-local (RFC 4291)"),
         ("ff00::/8", "multicast (RFC 4291)"),
-        ("fd00:ec2::254/128", "a cloud metadata address"),
+        ("fd00:ec2::254/128", "a cloud metadata address (AWS)"),
     )
 )
 _RESERVED_RANGES: Final = {
@@ -44,6 +62,27 @@ class Refusal:
 
     reason: str
     message: str
+
+
+def identity(cluster_id: str, where: str) -> None:
+    """Raises Refused for what is no UID: everything that has none would be one cluster."""
+    if not _UID.fullmatch(cluster_id):
+        found = f"the UID of its namespace kube-system is {cluster_id[:64]!r}"
+        raise Refused("InvalidIdentity", found, where=where, fix="is this a Kubernetes API server?")
+
+
+@lru_cache(maxsize=8192)
+def is_subdomain(text: str) -> bool:
+    """RFC 1123 subdomain, what Kubernetes calls a node: each part of it a label."""
+    return (
+        0 < len(text) <= MAX_NAME
+        and text.isascii()
+        and text == text.lower()
+        and all(
+            part and part.replace("-", "a").isalnum() and part[0] != "-" and part[-1] != "-"
+            for part in text.split(".")
+        )
+    )
 
 
 def host_prefix(point: Point) -> Prefix:
@@ -90,15 +129,19 @@ class LocalNetworks:
         pod_cidrs: Iterable[Network] = (),
         service_cidrs: Iterable[Network] = (),
         node_addresses: Iterable[Address] = (),
+        service_addresses: Iterable[Point] = (),
     ) -> None:
+        """``service_addresses``: before Kubernetes 1.33 nothing tells which CIDRs Services have."""
         pods = [(prefix_of(cidr), "pod") for cidr in pod_cidrs]
         self._cidrs = Holders(pods + [(prefix_of(cidr), "service") for cidr in service_cidrs])
         self._addresses = sorted(map(point_of, node_addresses))
+        self._services = sorted({p for p in service_addresses if self._cidrs.overlapping(host_prefix(p)) is None})
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, LocalNetworks):
             return NotImplemented
-        return self._cidrs == other._cidrs and self._addresses == other._addresses
+        ours, theirs = (self._cidrs, self._addresses), (other._cidrs, other._addresses)
+        return ours == theirs and self._services == other._services
 
     def collision(self, prefix: Prefix) -> Refusal | None:
         """Refusal of what overlaps something of ours."""
@@ -108,7 +151,16 @@ class LocalNetworks:
         address = first_inside(self._addresses, prefix)
         if address is not None:
             return Refusal("OverlapsLocal", f"{prefix} contains the local node address {address}")
+        address = first_inside(self._services, prefix)
+        if address is not None:
+            return Refusal("OverlapsLocal", f"{prefix} contains {address}, the address of a local Service")
         return None
+
+
+def cluster_ips(service: Service) -> tuple[Point, ...]:
+    """Addresses of a Service; none of a headless one."""
+    texts = service.spec.cluster_ips or (service.spec.cluster_ip or "",)
+    return tuple(point for point in map(parse_point, texts) if point is not None)
 
 
 def first_inside(points: list[Point], prefix: Prefix) -> Point | None:
@@ -139,6 +191,12 @@ class Allowed:
 
     def nodes(self, prefix: Prefix) -> Refusal | None:
         return _inside(prefix, self.node_cidrs, "spec.import.nodeCIDRs")
+
+    def endpoint(self, point: Point) -> bool:
+        """Whether an endpoint may have an address, whoever of the peer's has it."""
+        prefix = host_prefix(point)
+        is_service = any(rule.holds(point) for rule in self.service_cidrs)
+        return is_service or self.pods(prefix) is None or self.nodes(prefix) is None
 
 
 def allowed(rules: ImportRules) -> Allowed:

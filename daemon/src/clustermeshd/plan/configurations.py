@@ -21,7 +21,7 @@ _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
 def from_calico(stored: objects.CalicoRemoteClusterConfiguration) -> objects.RemoteClusterConfiguration:
-    """The same in our terms; msgspec.ValidationError where a field has the wrong type."""
+    """The same in our terms; msgspec.ValidationError where a field has the wrong type, as when it is decoded."""
     spec = stored.spec or {}
     understood = {key: spec[key] for key in _UNDERSTOOD if spec.get(key) is not None}
     return objects.RemoteClusterConfiguration(
@@ -39,8 +39,8 @@ def _is_refused(key: str, value: Any) -> bool:
 def merged(
     ours: Mapping[str, objects.RemoteClusterConfiguration], calico: Mapping[str, objects.RemoteClusterConfiguration]
 ) -> dict[str, objects.RemoteClusterConfiguration]:
-    """By name; of two of one name ours counts."""
-    return {**calico, **ours}
+    """By name; of two of one name ours counts. One that is being deleted does not, whatever finalizer holds it."""
+    return {name: c for each in (calico, ours) for name, c in each.items() if c.metadata.deletion_timestamp is None}
 
 
 def check(configuration: objects.RemoteClusterConfiguration) -> None:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 
 from clustermeshd.kube import objects
 from clustermeshd.model import names
+from clustermeshd.plan.admission import MAX_NAME, is_subdomain
 
-_MAX_NAME = 253
 _MAX_TARGET = 1024  # characters of a targetRef's name
 _CONDITIONS: dict[objects.EndpointConditions, objects.EndpointConditions] = {}  # at most 27
 
@@ -49,8 +48,8 @@ def _entered(endpoints: Iterable[objects.Endpoint], prefix: str) -> Iterator[obj
             endpoint.addresses,
             conditions.setdefault(endpoint.conditions, endpoint.conditions),
             hostname if hostname and _is_label(hostname) else None,
-            intern(node) if node and _is_name(node) else None,
-            intern(zone) if zone and len(zone) <= _MAX_NAME else None,
+            intern(node) if node and is_subdomain(node) else None,
+            intern(zone) if zone and len(zone) <= MAX_NAME else None,
             target
             and objects.ObjectReference(
                 intern(target.kind), f"{prefix}{target.name}"[:_MAX_TARGET], intern(target.namespace)
@@ -60,18 +59,4 @@ def _entered(endpoints: Iterable[objects.Endpoint], prefix: str) -> Iterator[obj
 
 def _is_label(text: str) -> bool:
     """RFC 1123 label: what the API server admits as a hostname."""
-    return len(text) <= 63 and "." not in text and _is_name(text)
-
-
-@lru_cache(maxsize=8192)
-def _is_name(text: str) -> bool:
-    """RFC 1123 subdomain, each part of it a label."""
-    return (
-        0 < len(text) <= _MAX_NAME
-        and text.isascii()
-        and text == text.lower()
-        and all(
-            part and part.replace("-", "a").isalnum() and part[0] != "-" and part[-1] != "-"
-            for part in text.split(".")
-        )
-    )
+    return len(text) <= 63 and "." not in text and is_subdomain(text)

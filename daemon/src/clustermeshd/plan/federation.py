@@ -21,13 +21,14 @@ from clustermeshd.model.addresses import Point, parse_point
 from clustermeshd.model.errors import Refused
 from clustermeshd.plan.packing import packed
 from clustermeshd.selector import Selector, parse
+from clustermeshd.selector.partial import verdict
 
 Stale: TypeAlias = Literal["", "NotReady", "Drop"]
 """What is to become of the endpoints of a cluster that has not been read for too long; "" = nothing."""
 
 _FAMILY = {"IPv4": 4, "IPv6": 6}
 _MAX_ADDRESSES = 100  # of an endpoint (discovery/v1)
-_READY = objects.EndpointConditions(ready=True)
+_GIVEN = objects.EndpointConditions(ready=True, serving=True, terminating=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class Backing:
     Those of a peer have ``entered``. ``owns`` tells whether an endpoint of the cluster may have an address; the local
     cluster's are not asked about. ``owned`` is kept by the caller between plans, as long as ``owns`` answers alike:
     the slices, by key, whose endpoints were all found to be the peer's.
+    ``is_written``: the slices are ours, of a peer that has not been read in this process's life. ``waits`` is what
+    holds then for those that were marked as stale.
     """
 
     cluster: str
@@ -44,14 +47,11 @@ class Backing:
     owns: Callable[[Point], bool] = lambda _: True
     stale: Stale = ""
     owned: dict[str, objects.EndpointSlice] = field(default_factory=dict)
+    is_written: bool = False
+    waits: Stale = ""
 
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """Slices of ours that stand for a cluster which has not been read in this process's life."""
-
-    slices: Iterable[objects.EndpointSlice]
-    stale: Stale = ""
+    def stale_of(self, piece: objects.EndpointSlice) -> Stale:
+        return self.stale or (self.waits if self.is_written and names.STALE in piece.annotations else "")
 
 
 @dataclass(slots=True)
@@ -80,19 +80,46 @@ class _Piece:
     def is_ready(self) -> bool:
         return any(endpoint.conditions.ready is not False for endpoint in self.endpoints)
 
-    def demote(self, *, serving: bool) -> None:
-        """Takes the endpoints out of the proxies' choice; with ``serving`` they are still known to work."""
-        self.endpoints = tuple(
-            msgspec.structs.replace(
-                e,
-                conditions=objects.EndpointConditions(
-                    ready=False,
-                    serving=e.conditions.serving if serving else False,
-                    terminating=e.conditions.terminating,
-                ),
-            )
-            for e in self.endpoints
-        )
+    def step_back(self, *, is_stale: bool) -> None:
+        """Takes the endpoints out of the proxies' choice; ``serving`` keeps which were ready (see ``_as_given``).
+
+        One that was not stays as it is, but of a lost cluster it does not serve either: proxies fall back to what
+        serves while it terminates.
+        """
+        if is_stale:
+            annotations = {**self.slice.annotations, names.STALE: "true"}
+            meta = msgspec.structs.replace(self.slice.metadata, annotations=annotations)
+            self.slice = msgspec.structs.replace(self.slice, metadata=meta)
+        self.endpoints = tuple(_stepped_back(e, is_stale=is_stale) for e in self.endpoints)
+
+
+def _stepped_back(endpoint: objects.Endpoint, *, is_stale: bool) -> objects.Endpoint:
+    given = endpoint.conditions
+    if given.ready is not False:
+        conditions = objects.EndpointConditions(ready=False, serving=True, terminating=False)
+    elif is_stale:
+        conditions = objects.EndpointConditions(ready=False, serving=False, terminating=given.terminating)
+    else:
+        return endpoint
+    return msgspec.structs.replace(endpoint, conditions=conditions)
+
+
+def _published(endpoint: objects.Endpoint) -> objects.Endpoint:
+    """An endpoint that counts as ready in whatever state it is; that state stays to be seen."""
+    if endpoint.conditions.ready:
+        return endpoint
+    return msgspec.structs.replace(endpoint, conditions=msgspec.structs.replace(endpoint.conditions, ready=True))
+
+
+def _as_given(endpoint: objects.Endpoint) -> objects.Endpoint:
+    """An endpoint of a slice of ours before it stepped back.
+
+    Kubernetes never writes one that serves, does not terminate and is not ready: that is one of which we took it.
+    """
+    said = endpoint.conditions
+    if said.ready is not False or not said.serving or said.terminating:
+        return endpoint
+    return msgspec.structs.replace(endpoint, conditions=_GIVEN)
 
 
 def selector_text(service: objects.Service) -> str | None:
@@ -125,6 +152,11 @@ def objection(service: objects.Service) -> Refused | None:
     return None
 
 
+def may_select(selector: Selector, cluster: str) -> bool:
+    """Whether some Service of a peer could be selected: its labels are not known, but the one that we give it is."""
+    return verdict(selector, {names.REMOTE_CLUSTER_NAME: cluster}) is not False
+
+
 def backing_labels(service: objects.Service, cluster: str) -> dict[str, str] | None:
     """Labels by which a Service is selected as backing; None for a federated one, which backs nothing (no chains)."""
     if selector_text(service) is not None:
@@ -132,20 +164,10 @@ def backing_labels(service: objects.Service, cluster: str) -> dict[str, str] | N
     return {**service.labels, names.REMOTE_CLUSTER_NAME: cluster} if cluster else dict(service.labels)
 
 
-def plan(
-    service: objects.Service,
-    backings: Iterable[Backing],
-    kept: Iterable[Kept] = (),
-    local_nodes: Collection[str] = (),
-) -> Federated:
+def plan(service: objects.Service, backings: Iterable[Backing], local_nodes: Collection[str] = ()) -> Federated:
     """Desired EndpointSlices of a federated Service."""
     made = Federated()
     pieces = [piece for backing in backings for piece in _pieces(service, backing, local_nodes, made)]
-    pieces += [
-        _Piece(s.metadata.name, s.labels.get(names.REMOTE_CLUSTER, ""), known.stale, s, s.endpoints or ())
-        for known in kept
-        for s in known.slices
-    ]
     _apply_staleness(pieces)
     _apply_affinity(pieces, service.annotations.get(names.AFFINITY, "none"))
     for piece in pieces:
@@ -161,7 +183,7 @@ def _apply_staleness(pieces: list[_Piece]) -> None:
         if piece.stale and piece.serves <= covered:
             if piece.stale == "Drop":
                 continue
-            piece.demote(serving=False)
+            piece.step_back(is_stale=True)
         pieces.append(piece)
 
 
@@ -172,7 +194,7 @@ def _apply_affinity(pieces: list[_Piece], affinity: str) -> None:
     covered = _covered(piece for piece in pieces if bool(piece.cluster) is (affinity == "remote"))
     for piece in pieces:
         if bool(piece.cluster) is (affinity == "local") and piece.serves <= covered:
-            piece.demote(serving=True)
+            piece.step_back(is_stale=False)
 
 
 def _covered(pieces: Iterable[_Piece]) -> set[tuple[str, str | None, str]]:
@@ -190,15 +212,15 @@ def _pieces(
         endpoints = source.endpoints or ()
         if backing.cluster:
             endpoints = _admitted(source, backing, local_nodes, made)
+        if backing.is_written:
+            endpoints = tuple(map(_as_given, endpoints))
         if service.spec.publish_not_ready_addresses:
-            endpoints = tuple(msgspec.structs.replace(e, conditions=_READY) for e in endpoints)
-        identity = f"{backing.cluster}/{source.metadata.name}/{source.address_type}"
-        name = f"{service.metadata.name[:200]}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+            endpoints = tuple(map(_published, endpoints))
         trigger = source.annotations.get(names.LAST_CHANGE_TRIGGER)
         yield _Piece(
-            name,
+            source.metadata.name if backing.is_written else _name(service, backing.cluster, source),
             backing.cluster,
-            backing.stale,
+            backing.stale_of(source),
             objects.EndpointSlice(
                 metadata=objects.Metadata(annotations={names.LAST_CHANGE_TRIGGER: trigger} if trigger else None),
                 address_type=source.address_type,
@@ -206,6 +228,11 @@ def _pieces(
             ),
             endpoints,
         )
+
+
+def _name(service: objects.Service, cluster: str, source: objects.EndpointSlice) -> str:
+    identity = f"{cluster}/{source.metadata.name}/{source.address_type}"
+    return f"{service.metadata.name[:200]}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 
 
 def _matching_ports(service: objects.Service, source: objects.EndpointSlice) -> tuple[objects.EndpointPort, ...]:

@@ -26,9 +26,13 @@ class ServiceRules:
 
     def admits(self, namespace: str, labels: Mapping[str, str] | None) -> bool:
         """Whether Services of a namespace count; ``labels`` are those that the peer gives it, None where unknown."""
-        if self.problem is not None or (self.namespaces is not None and namespace not in self.namespaces):
+        if not self.may_admit(namespace):
             return False
         return self.selector is None or (labels is not None and self.selector.matches(labels))
+
+    def may_admit(self, namespace: str) -> bool:
+        """Whether Services of a namespace could count whose labels nobody knows now."""
+        return self.problem is None and (self.namespaces is None or namespace in self.namespaces)
 
     def visible(self, labels: Mapping[str, str]) -> Mapping[str, str]:
         """The labels that count in selectors."""

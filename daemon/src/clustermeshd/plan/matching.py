@@ -32,6 +32,11 @@ class Matches(Generic[S, T]):
         self._selected: defaultdict[S, set[T]] = defaultdict(set)
         self._selecting: defaultdict[T, set[S]] = defaultdict(set)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is neither a selector nor a thing."""
+        return not self._selectors and not self._labels
+
     def selected(self, selector: S) -> Iterable[T]:
         """Things that a selector selects."""
         return self._selected.get(selector, ())

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
-from heapq import nsmallest
+from dataclasses import dataclass, field
 
 from clustermeshd.kube import objects
 from clustermeshd.model.errors import MeshError, Refused
 from clustermeshd.plan.conditions import Verdict, merge
-
-EXAMPLES = 20
-"""Refused objects that a status names."""
+from clustermeshd.plan.refusals import OWN_KIND, Refusals
 
 ONE_WAY = "one direction only: no RemoteClusterConfiguration there leads to this cluster"
 """Said of a peer that does not read this cluster."""
-
-_KIND = "RemoteClusterConfiguration"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +18,7 @@ class PeerFacts:
     """Facts about a peer; ``last_sync``, ``last_event`` and ``credential_expiry`` are RFC 3339 times or empty.
 
     ``credential`` is the fingerprint of what the synced connection authenticates with. ``is_mutual`` is whether the
-    peer reads this cluster too, None where that is not known. ``unlisted`` are refused endpoints beside ``refused``.
+    peer reads this cluster too, None where that is not known.
     """
 
     error: MeshError | None = None
@@ -38,26 +32,12 @@ class PeerFacts:
     endpoint_slices: int = 0
     ipam_blocks: int = 0
     pods: int = 0
-    refused: tuple[objects.RefusedObject, ...] = ()
-    unlisted: int = 0
+    refused: Refusals = field(default_factory=Refusals)
     last_sync: str = ""
     last_event: str = ""
+    lag_s: float | None = None
     credential_expiry: str = ""
     credential: str = ""
-
-    @property
-    def refusals(self) -> Counter[str]:
-        """How many objects are refused, by reason."""
-        return Counter(refused.reason for refused in self.refused) + Counter({"ForeignAddress": self.unlisted})
-
-    @property
-    def examples(self) -> tuple[objects.RefusedObject, ...]:
-        """The first of what was refused, the configuration's own mistakes before all; the same whatever the order."""
-        return tuple(nsmallest(EXAMPLES, self.refused, key=_rank))
-
-
-def _rank(refused: objects.RefusedObject) -> tuple[bool, str, str, str, str]:
-    return refused.kind != _KIND, refused.kind, refused.name, refused.reason, refused.message
 
 
 def verdicts(configuration: objects.RemoteClusterConfiguration, facts: PeerFacts) -> tuple[Verdict, ...]:
@@ -95,11 +75,11 @@ def _routed(configuration: objects.RemoteClusterConfiguration, facts: PeerFacts)
 
 
 def _degraded(facts: PeerFacts) -> Verdict:
-    if facts.refused:
-        first = facts.examples[0]
-        if first.kind == _KIND:
+    if facts.refused.total:
+        first = facts.refused.examples[0]
+        if first.kind == OWN_KIND:
             return Verdict("Degraded", True, first.reason, first.message)
-        text = f"{facts.refusals.total()} objects refused, for example {first.kind} {first.name}: {first.message}"
+        text = f"{facts.refused.total} objects refused, for example {first.kind} {first.name}: {first.message}"
         return Verdict("Degraded", True, "ObjectsRefused", text)
     return Verdict("Degraded", False, "NothingRefused")
 
@@ -116,6 +96,15 @@ def connection_status(facts: PeerFacts) -> int:
 def reason_of(error: MeshError) -> str:
     """Stable CamelCase reason of an error: its own, or the name of its class."""
     return error.reason if isinstance(error, Refused) else type(error).__name__
+
+
+_LAGS = (0, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 43200)
+_DAY = 86400
+
+
+def _rounded(lag_s: float) -> int:
+    """A lag in few steps, rounded down: what grows all the time is not to be written all the time."""
+    return int(lag_s) // _DAY * _DAY or max(step for step in _LAGS if step <= max(0.0, lag_s))
 
 
 def status(
@@ -135,10 +124,11 @@ def status(
             endpoint_slices=facts.endpoint_slices,
             ipam_blocks=facts.ipam_blocks,
             pods=facts.pods,
-            refused=facts.refusals.total(),
+            refused=facts.refused.total,
         ),
         last_sync_time=facts.last_sync or before.last_sync_time,
         last_event_time=facts.last_event or None,
+        lag_seconds=None if facts.lag_s is None else _rounded(facts.lag_s),
         credential_expiry_time=facts.credential_expiry or None,
-        refused=facts.examples or None,
+        refused=facts.refused.examples or None,
     )

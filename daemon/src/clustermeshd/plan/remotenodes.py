@@ -1,7 +1,8 @@
 """Nodes of all peers -> the RemoteNodes that agents may program.
 
-One function over all peers at once, because admission is a question between them: the peer that was configured first
-keeps a prefix that two peers claim, whatever order their events arrive in. Inside one cluster a longer prefix may lie
+One function over all peers at once, because admission is a question between them: of two peers that claim one prefix
+the one keeps it of which it was accepted first, and of two new claims the one that was configured first
+(docs/decisions/0014-accepted-claims-stand.md). Inside one cluster a longer prefix may lie
 in another node's (Calico lends single addresses of a block), but no prefix has two nodes.
 """
 
@@ -12,21 +13,26 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 
+import msgspec
+
 from clustermeshd.kube import objects
 from clustermeshd.model import names
 from clustermeshd.model.addresses import BITS, Point, Prefix, parse_point, parse_prefix, vtep_mac
 from clustermeshd.plan.admission import (
+    MAX_NAME,
     Holders,
     LocalNetworks,
     Refusal,
     allowed,
     first_inside,
     host_prefix,
+    is_subdomain,
     reserved,
 )
 from clustermeshd.plan.ipam import PodPrefixes, spec_cidrs
+from clustermeshd.plan.refusals import OWN_KIND, Refusals
 
-_MAX_NAME = 253  # RFC 1123 subdomain
+_MAX_CIDRS = 4096  # of a RemoteNode
 _REMEMBERED = 1 << 16
 # A plan is made of all nodes of a cluster whenever one changes: what was read of the others is not read again.
 _point = lru_cache(_REMEMBERED)(parse_point)
@@ -54,54 +60,115 @@ class PeerPlan:
     """What a peer gets: desired RemoteNodes by name, what was refused, and the prefixes its endpoints may lie in."""
 
     nodes: dict[str, objects.RemoteNode] = field(default_factory=dict)
-    refused: list[objects.RefusedObject] = field(default_factory=list)
+    refused: Refusals = field(default_factory=Refusals)
     owned: frozenset[Prefix] = frozenset()
 
 
-class Memory:
-    """Plans as they were made last: a peer is planned again where its own facts or what older peers claim changed.
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """What was accepted of a peer: of this configuration, and of the cluster that it led to."""
 
-    With tens of thousands of nodes one changed node then costs its own cluster's plan and no more.
+    uid: str
+    cluster_id: str
+    prefixes: frozenset[Prefix]
+
+
+class Memory:
+    """What was accepted of each peer, and plans as they were made last: one whose facts stay is not made again.
+
+    With tens of thousands of nodes one changed node then costs its own cluster's plan and no more. ``standing`` alone
+    has an effect on what is decided.
     """
 
-    def __init__(self) -> None:
-        self._last: dict[str, tuple[tuple[object, ...], PeerPlan]] = {}
+    def __init__(self, standing: Mapping[str, _Standing] | None = None) -> None:
+        self.standing = dict(standing or {})
+        self._last: dict[tuple[str, bool], tuple[tuple[object, ...], PeerPlan]] = {}
 
-    def recall(self, name: str, facts: tuple[object, ...], make: Callable[[], PeerPlan]) -> PeerPlan:
+    def recall(self, key: tuple[str, bool], facts: tuple[object, ...], make: Callable[[], PeerPlan]) -> PeerPlan:
         """The plan made of ``facts``; a copy, to which the caller may add."""
-        known = self._last.get(name)
+        known = self._last.get(key)
         if known is None or known[0] != facts:
             made = make()
             if known is not None and known[1].owned == made.owned:
                 made.owned = known[1].owned  # the same object, so that comparing it costs nothing
-            known = self._last[name] = (facts, made)
-        return replace(known[1], refused=[*known[1].refused])
+            known = self._last[key] = (facts, made)
+        return replace(known[1], refused=known[1].refused.copy())
 
-    def forget_all_but(self, names: Collection[str]) -> None:
-        self._last = {name: known for name, known in self._last.items() if name in names}
+    def stands(self, peer: PeerNodes) -> frozenset[Prefix]:
+        """What was accepted of a peer; before the first plan that is what was mirrored of it."""
+        meta = peer.configuration.metadata
+        known = self.standing.get(meta.name)
+        if known is None:
+            mine = [node for node in peer.mirrored if _is_of(node, meta.uid, peer.cluster_id)]
+            return frozenset(prefix for node in mine for prefix in _claimed(node))
+        return known.prefixes if (known.uid, known.cluster_id) == (meta.uid, peer.cluster_id) else frozenset()
+
+    def accepted(self, peers: Iterable[PeerNodes], plans: Mapping[str, PeerPlan], disputed: Collection[str]) -> None:
+        """Takes note of what stands from now on, and forgets what nobody asks for any more."""
+        metas = [(peer.configuration.metadata, peer.cluster_id) for peer in peers]
+        self.standing = {meta.name: _Standing(meta.uid, of, plans[meta.name].owned) for meta, of in metas}
+        self._last = {key: known for key, known in self._last.items() if key[0] in (disputed if key[1] else plans)}
 
 
 def plan(local: LocalNetworks, peers: Sequence[PeerNodes], memory: Memory | None = None) -> dict[str, PeerPlan]:
-    """Plan of every peer, by the name of its RemoteClusterConfiguration; ``memory`` changes what it costs alone."""
+    """Plan of every peer, by the name of its RemoteClusterConfiguration; ``memory`` is kept between plans.
+
+    Each is planned as if it were alone. Where that leaves two peers with one prefix, what was accepted before stands,
+    as long as its peer claims it; of new claims the older peer's counts.
+    """
     memory = Memory() if memory is None else memory
-    others = Holders()
-    plans: dict[str, PeerPlan] = {}
-    elders: list[tuple[str, frozenset[Prefix]]] = []
-    for peer in sorted(peers, key=lambda p: age(p.configuration)):
-        name = peer.configuration.metadata.name
-        facts = (local, tuple(elders), *_facts(peer))
-        plans[name] = memory.recall(name, facts, partial(_plan_one, local, others, peer))
-        elders.append((name, plans[name].owned))
-        others.add((prefix, f"peer {name}") for prefix in plans[name].owned)
-    memory.forget_all_but(plans)
+    ordered = {p.configuration.metadata.name: p for p in sorted(peers, key=lambda p: age(p.configuration))}
+    plans = {
+        name: memory.recall((name, False), (local, *_facts(peer)), partial(_plan_one, local, Holders(), peer))
+        for name, peer in ordered.items()
+    }
+    disputed = _disputed(plans)
+    if disputed:
+        _settle(local, ordered, plans, disputed, memory)
+    memory.accepted(peers, plans, disputed)
     claimed = {name: made.owned for name, made in plans.items()}
     for peer in peers:
         _add_services(local, claimed, peer, plans[peer.configuration.metadata.name])
     return plans
 
 
+def _disputed(plans: Mapping[str, PeerPlan]) -> list[str]:
+    """Peers of which a prefix overlaps another peer's, in the order of ``plans``."""
+    found: set[str] = set()
+    around: list[tuple[Prefix, str]] = []  # prefixes that the next one may lie in, each inside the one before
+    for prefix, name in sorted((prefix, name) for name, made in plans.items() for prefix in made.owned):
+        while around and not around[-1][0].overlaps(prefix):
+            around.pop()
+        for _, other in around:
+            if other != name:
+                found |= {other, name}
+        around.append((prefix, name))
+    return [name for name in plans if name in found]
+
+
+def _settle(
+    local: LocalNetworks,
+    peers: Mapping[str, PeerNodes],
+    plans: dict[str, PeerPlan],
+    disputed: Collection[str],
+    memory: Memory,
+) -> None:
+    """Plans those anew that dispute prefixes, the oldest first, beside what stands of all others."""
+    held: dict[str, frozenset[Prefix]] = {name: made.owned for name, made in plans.items() if name not in disputed}
+    taken = Holders()
+    for name in disputed:
+        stands = memory.stands(peers[name]) & plans[name].owned
+        held[name] = frozenset(prefix for prefix in stands if taken.overlapping(prefix) is None)
+        taken.add((prefix, name) for prefix in held[name])
+    for name in disputed:
+        others = Holders((p, f"peer {other}") for other, owned in held.items() if other != name for p in owned)
+        facts = (local, others, *_facts(peers[name]))
+        plans[name] = memory.recall((name, True), facts, partial(_plan_one, local, others, peers[name]))
+        held[name] = plans[name].owned
+
+
 def _plan_one(local: LocalNetworks, others: Holders, peer: PeerNodes) -> PeerPlan:
-    return _kept(peer) if peer.nodes is None else _Planner(local, others, peer).plan(peer.nodes)
+    return _kept(local, peer) if peer.nodes is None else _Planner(local, others, peer).plan(peer.nodes)
 
 
 def _facts(peer: PeerNodes) -> tuple[object, ...]:
@@ -124,10 +191,42 @@ def age(thing: objects.Object) -> tuple[str, str]:
     return thing.metadata.creation_timestamp or "", thing.metadata.name
 
 
-def _kept(peer: PeerNodes) -> PeerPlan:
-    texts = (text for node in peer.mirrored for text in (*node.spec.pod_cidrs, *node.spec.addresses))
-    owned = frozenset(prefix for prefix in map(parse_prefix, texts) if prefix is not None)
-    return PeerPlan({node.metadata.name: node for node in peer.mirrored}, owned=owned)
+def _kept(local: LocalNetworks, peer: PeerNodes) -> PeerPlan:
+    """What was mirrored stays, but for what is ours or not admitted any more."""
+    rules = allowed(peer.configuration.spec.import_)
+    made = PeerPlan()
+    owned: set[Prefix] = set()
+    for node in peer.mirrored:
+        spec = node.spec
+        addresses = [a for a in spec.addresses if _may_stay(local, a, rules.nodes)]
+        cidrs = [c for c in spec.pod_cidrs if _may_stay(local, c, rules.pods)]
+        if (len(addresses), len(cidrs)) != (len(spec.addresses), len(spec.pod_cidrs)):
+            pods = [prefix for prefix in map(_prefix, cidrs) if prefix is not None]
+            tunnels = [t for t in spec.tunnel_addresses if (p := _point(t)) and any(c.holds(p) for c in pods)]
+            spec = msgspec.structs.replace(
+                spec, addresses=tuple(addresses), pod_cidrs=tuple(cidrs), tunnel_addresses=tuple(tunnels)
+            )
+            node = msgspec.structs.replace(node, spec=spec)  # as far as it stays
+        if addresses:
+            made.nodes[node.metadata.name] = node
+            owned |= _claimed(node)
+    made.owned = frozenset(owned)
+    return made
+
+
+def _may_stay(local: LocalNetworks, text: str, rule: Callable[[Prefix], Refusal | None]) -> bool:
+    prefix = _prefix(text)
+    return prefix is not None and (reserved(prefix) or local.collision(prefix) or rule(prefix)) is None
+
+
+def _claimed(node: objects.RemoteNode) -> frozenset[Prefix]:
+    texts = (*node.spec.pod_cidrs, *node.spec.addresses)
+    return frozenset(prefix for prefix in map(_prefix, texts) if prefix is not None)
+
+
+def _is_of(node: objects.RemoteNode, uid: str, cluster_id: str) -> bool:
+    owners = {owner.uid for owner in node.metadata.owner_references or ()}
+    return uid in owners and cluster_id == node.spec.cluster_id
 
 
 def _add_services(
@@ -145,7 +244,7 @@ def _add_services(
             made.owned |= {prefix}
         else:
             text = f"spec.import.serviceCIDRs: {refusal.message}"
-            made.refused.append(_refused("RemoteClusterConfiguration", mine, Refusal(refusal.reason, text)))
+            made.refused.add(OWN_KIND, mine, refusal.reason, text)
 
 
 def _held(prefix: Prefix, others: Holders) -> Refusal | None:
@@ -153,12 +252,8 @@ def _held(prefix: Prefix, others: Holders) -> Refusal | None:
     return found and Refusal("OverlapsPeer", f"{prefix} overlaps {found[0]} of {found[1]}")
 
 
-def _refused(kind: str, name: str, refusal: Refusal) -> objects.RefusedObject:
-    return objects.RefusedObject(kind=kind, name=name, reason=refusal.reason, message=refusal.message)
-
-
 class _Planner:
-    """The plan of one peer that has listed its nodes; ``others`` are the claims of older peers."""
+    """The plan of one peer that has listed its nodes; ``others`` are claims that come before its own."""
 
     def __init__(self, local: LocalNetworks, others: Holders, peer: PeerNodes) -> None:
         self._local = local
@@ -171,7 +266,7 @@ class _Planner:
 
     def plan(self, nodes: Iterable[objects.Node]) -> PeerPlan:
         """Addresses first: no pod prefix may cover the address of a node, or tunnels would lead into themselves."""
-        ordered = sorted(nodes, key=age)
+        ordered = sorted(filter(self._is_named, nodes), key=age)
         addresses = {node.metadata.name: self._addresses(node) for node in ordered}
         self._underlay = sorted(point for points in addresses.values() for point in points)
         cidrs = {node.metadata.name: self._cidrs(node) for node in ordered}
@@ -186,6 +281,13 @@ class _Planner:
                 self._made.nodes[remote.metadata.name] = remote
         self._made.owned = frozenset(self._claims)
         return self._made
+
+    def _is_named(self, node: objects.Node) -> bool:
+        if is_subdomain(node.metadata.name):
+            return True
+        found = f"{node.metadata.name[:64]!r} is no name of a node: lower-case letters, digits, dashes and dots"
+        self._refuse(node, Refusal("InvalidName", found))
+        return False
 
     def _addresses(self, node: objects.Node) -> list[Point]:
         """The first InternalIP of each family, as far as they are admitted."""
@@ -208,6 +310,9 @@ class _Planner:
         cidrs: list[Prefix] = []
         for text in self._peer.prefixes.of(node):
             prefix = _prefix(text)
+            if len(cidrs) == _MAX_CIDRS:
+                self._refuse(node, Refusal("TooManyPrefixes", f"the node has more than {_MAX_CIDRS} pod prefixes"))
+                break
             if prefix is None:
                 self._refuse(node, Refusal("InvalidCIDR", f"pod prefix {text[:64]!r} is no CIDR"))
             elif self._claim(node, prefix, self._pod_refusal):
@@ -242,7 +347,7 @@ class _Planner:
         return self._rules.pods(prefix)
 
     def _refuse(self, node: objects.Node, refusal: Refusal) -> None:
-        self._made.refused.append(_refused("Node", node.metadata.name, refusal))
+        self._made.refused.add("Node", node.metadata.name, refusal.reason, refusal.message)
 
     def _tunnels(self, node: objects.Node, lengths: Mapping[int, Iterable[int]]) -> list[Point]:
         """Per family what the node itself uses: Calico's tunnel address, else its first pod CIDR's network address.
@@ -298,9 +403,9 @@ def _remote_node(
 def remote_node_name(cluster: str, node: str) -> str:
     """``<cluster>.<node>``, with a hash for its tail where that is longer than a name may be."""
     name = f"{cluster}.{node}"
-    if len(name) <= _MAX_NAME:
+    if len(name) <= MAX_NAME:
         return name
-    return f"{name[: _MAX_NAME - 11].rstrip('.-')}-{hashlib.sha256(name.encode()).hexdigest()[:10]}"
+    return f"{name[: MAX_NAME - 11].rstrip('.-')}-{hashlib.sha256(name.encode()).hexdigest()[:10]}"
 
 
 def owned_by(owner: objects.RemoteClusterConfiguration) -> objects.OwnerReference:

@@ -48,7 +48,8 @@ def annotated(service: objects.Service) -> Policy | None:
     stale = _POLICIES.get(word.replace("-", ""))
     number = after.rstrip("smh")
     seconds = _UNITS.get(after[len(number) :])
-    if stale is None or seconds is None or not (number or "300").isdecimal() or len(number) > 9:
+    is_number = number.isascii() and (number or "0").isdecimal() and len(number) <= 9
+    if stale is None or seconds is None or not is_number:
         raise Refused(
             "InvalidStaleness",
             f"{text[:100]!r} is no policy",

@@ -10,7 +10,11 @@ import json
 import logging
 import re
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import TypeVar
+
+E = TypeVar("E", bound=BaseException)
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
@@ -44,6 +48,15 @@ class _Json(logging.Formatter):
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         return json.dumps(entry)
+
+
+def each(group: BaseExceptionGroup[E]) -> Iterator[E]:
+    """The errors of a group, and of groups in it: what ends a TaskGroup comes as one."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from each(error)
+        else:
+            yield error
 
 
 def configure(form: str = "text", level: str = "info") -> None:
