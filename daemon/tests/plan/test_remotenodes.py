@@ -303,21 +303,16 @@ def routed(plans):
     return {name: {c for n in made.nodes.values() for c in n.spec.pod_cidrs} for name, made in plans.items()}
 
 
-def admissible(local, one):
-    """What a peer would have if it were the only one."""
-    (made,) = plan(local, [one]).values()
-    return routed({"": made})[""]
-
-
 @given(st.lists(st.tuples(st.sampled_from([LOCAL, LOCAL, LOCAL, OTHER_LOCAL]), LISTED), min_size=1, max_size=12))
 def test_an_accepted_claim_stands_while_it_is_made_and_nobody_has_what_another_has(history):
     memory, peers, before = Memory(), {}, {}
     for local, changed in history:
         peers[changed.configuration.metadata.name] = changed
-        now = routed(plan(local, list(peers.values()), memory))
+        now = {name: made.owned for name, made in plan(local, list(peers.values()), memory).items()}
         for name, one in peers.items():
-            assert now[name] >= before.get(name, set()) & admissible(local, one), "what stood and is still claimed"
-        claims = [(name, ip_network(cidr)) for name, cidrs in now.items() for cidr in cidrs]
+            alone = plan(local, [one])[name].owned
+            assert now[name] >= before.get(name, frozenset()) & alone, "what stood and is still claimed"
+        claims = [(name, prefix) for name, prefixes in now.items() for prefix in prefixes]
         assert not any(p != q and a.overlaps(b) for i, (p, a) in enumerate(claims) for q, b in claims[:i])
         before = now
 
