@@ -74,12 +74,16 @@ class Driver:
         except (MeshError, NetlinkError, OSError) as error:
             return error
 
+    def quick(self, changed: Sequence[Change]) -> Outcome | None:
+        """One quick round; None where the agent would make a whole one."""
+        return self.node.space.call(lambda: self.engine.quick(changed))
+
     def follow(self, before: Sequence[RemoteNode], after: Sequence[RemoteNode]) -> None:
         """Go from one set of remote nodes to the next as the agent does: the quick way where there is one."""
         old, new = ({node.metadata.name: node for node in nodes} for nodes in (before, after))
         names = dict.fromkeys((*old, *new))
         changed = [Change(old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
-        outcome = self.node.space.call(lambda: self.engine.quick(changed))
+        outcome = self.quick(changed)
         if outcome is None:
             self.settle(after)
         else:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, field
-from typing import Final, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 KINDS: Final = ("devices", "addresses", "nexthops", "fdb", "neighbours", "routes", "rules")  # in order of writing
 Packed: TypeAlias = bytes  # an address as it stands in a packet: 4 or 16 bytes
@@ -340,6 +340,20 @@ class Changes:
     def deltas(self) -> tuple[tuple[str, Delta[Value]], ...]:
         """Kind and delta, in the order in which additions are written."""
         return tuple((kind, getattr(self, kind)) for kind in KINDS)
+
+    def without(self, failures: Collection[Failure]) -> Changes:
+        """Those that took, where these failed."""
+        if not failures:
+            return self
+        failed = {(failure.kind, failure.object) for failure in failures}
+
+        def took(kind: str, values: Iterable[Value]) -> tuple[Value, ...]:
+            return tuple(value for value in values if (kind, str(value)) not in failed)
+
+        deltas: dict[str, Any] = {
+            kind: Delta(took(kind, delta.put), took(kind, delta.delete)) for kind, delta in self.deltas()
+        }
+        return Changes(**deltas, nft=None if any(kind == "nftables" for kind, _ in failed) else self.nft)
 
 
 @dataclass(frozen=True, slots=True)
