@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -139,6 +142,62 @@ class Given:
     def changes(self) -> list[Change]:
         changes, self._changes = self._changes, []
         return changes
+
+
+@contextlib.asynccontextmanager
+async def reconciling(node: MeshNode, **options: float) -> AsyncIterator[tuple[Reconciler, Given, asyncio.Queue]]:
+    """A reconciler at work on a node, its inputs, and what comes of its rounds."""
+    given, thread = Given(node), KernelThread(node.settings)
+    outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
+    reconciler = Reconciler(thread, given, metrics=Metrics(), on_outcome=outcomes.put_nowait, beat_s=0.1, **options)
+    running = asyncio.create_task(reconciler.run())
+    try:
+        yield reconciler, given, outcomes
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        thread.close()
+
+
+async def rounds_while_something_fails(node: MeshNode, remotes: list[RemoteNode]) -> list[Outcome]:
+    """Outcomes of one event for each of those remote nodes, and of half a second of silence after each."""
+    found = []
+    async with reconciling(node) as (reconciler, given, outcomes):
+        for remote in remotes:
+            given.add(remote)
+            reconciler.wake()
+            await asyncio.sleep(0.5)
+        while not outcomes.empty():
+            found.append(outcomes.get_nowait())
+    return found
+
+
+def test_what_fails_is_told_by_every_round_and_tried_again_no_more_often_than_something_happens(
+    nodes: Topology,
+) -> None:
+    nodes.a.remotes = [nodes.b.as_remote()]
+    with nodes.a.space.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as theirs:
+        theirs.bind(("0.0.0.0", 4790))
+        remotes = [phantom(number) for number in (1, 2, 3)]
+        outcomes = nodes.a.space.call(lambda: asyncio.run(rounds_while_something_fails(nodes.a, remotes)))
+    assert all(any(failure.kind == "devices" for failure in outcome.failures) for outcome in outcomes)
+    assert 3 <= len(outcomes) <= 6  # the first one, one for each event, and at most two by the clock
+
+
+def test_a_failure_that_lasts_for_days_is_tried_again_every_minute(nodes: Topology) -> None:
+    thread = nodes.a.space.call(lambda: KernelThread(nodes.a.settings))
+    try:
+        reconciler = Reconciler(thread, Given(nodes.a), metrics=Metrics(), on_outcome=lambda _: None)
+        for _ in range(2000):
+            reconciler._whole_at = 0.0  # its time has come
+            reconciler._schedule(failed=True)
+        assert 47 <= reconciler._whole_at - time.monotonic() <= 60
+        reconciler._schedule(failed=False)
+        for _ in range(20):  # called for by events
+            reconciler._schedule(failed=True)
+        assert reconciler._whole_at - time.monotonic() <= 1
+    finally:
+        thread.close()
 
 
 async def repaired_by_the_clock(node: MeshNode, resync_s: float) -> float:

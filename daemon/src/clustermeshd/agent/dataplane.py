@@ -225,9 +225,13 @@ class Reconciler:
             self._wake.set()  # there may be a reason for the next one
 
     def _schedule(self, *, failed: bool) -> None:
-        self._retries = self._retries + 1 if failed else 0
-        delay_s = min(2.0 ** (self._retries - 1), _LONGEST_RETRY_S) if failed else self._resync_s
-        self._whole_at = time.monotonic() + delay_s * random.uniform(0.8, 1.0)  # noqa: S311  # spreads load, hides nothing
+        now = time.monotonic()
+        if not failed:
+            self._retries = 0
+        elif not self._retries or now >= self._whole_at:  # rounds that events called for put none off
+            self._retries += 1
+        delay_s = min(2.0 ** min(self._retries - 1, 10), _LONGEST_RETRY_S) if failed else self._resync_s
+        self._whole_at = now + delay_s * random.uniform(0.8, 1.0)  # noqa: S311  # spreads load, hides nothing
 
     async def _sleep(self) -> None:
         """Until something wakes us or the time for a whole round has come; beats meanwhile."""
