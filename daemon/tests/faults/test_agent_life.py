@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import inspect
 import random
 import signal
@@ -18,9 +19,11 @@ from pathlib import Path
 import pytest
 from agent_process import Agent, until
 from agent_site import Site
+from clustermeshd.agent import dataplane
 from clustermeshd.agent.dataplane import KernelThread, Reconciler
 from clustermeshd.agent.engine import Inputs, Outcome
 from clustermeshd.agent.metrics import Metrics
+from clustermeshd.kernel.netlink import NetlinkError
 from clustermeshd.kube.objects import RemoteNode
 from clustermeshd.plan.overlay import Change
 from fault_mesh import Stream, phantom
@@ -229,6 +232,32 @@ def test_F23_damage_of_which_no_event_told_is_repaired_by_the_next_resync(mesh: 
     assert wanted.marked == actual.marked
     default = inspect.signature(Reconciler).parameters["resync_s"].default
     assert default <= 60
+
+
+async def looks_at_connections(node: MeshNode, failures: int, within_s: float) -> int:
+    """How often they are looked at until that many looks have failed and one has not, or the time is over."""
+    looks = 0
+
+    def forget(_: object) -> int:
+        nonlocal looks
+        looks += 1
+        if looks <= failures:
+            raise NetlinkError(errno.ENOBUFS, "ENOBUFS")
+        return 0
+
+    async with reconciling(node) as (reconciler, _, _):
+        reconciler._thread._conntrack.forget = forget
+        await asyncio.sleep(within_s)
+    return looks
+
+
+def test_F35_look_at_connections_that_failed_is_repeated_until_it_succeeds(
+    nodes: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataplane, "_SWEEP_SPACING_S", 0.1)
+    nodes.a.remotes = [nodes.b.as_remote()]
+    looks = nodes.a.space.call(lambda: asyncio.run(looks_at_connections(nodes.a, failures=2, within_s=1.5)))
+    assert looks == 4  # two that failed, and one for each family
 
 
 async def routes_while_connections_are_looked_at(node: MeshNode, remote: RemoteNode) -> int:

@@ -216,7 +216,9 @@ class Reconciler:
         except (MeshError, NetlinkError, OSError) as error:
             _LOG.log(logging.DEBUG if self._sweep_failed else logging.WARNING, "stale connections stay: %s", error)
             self._sweep_failed = True
+            self._thread.engine.has_new_remotes = True  # what this one should have found is still there
         else:
+            self._sweep_failed = False
             if count:
                 _LOG.info("forgot %d connections that were begun before the mesh knew where they lead", count)
         finally:
