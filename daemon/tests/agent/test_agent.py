@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 
+import pytest
 from agent_process import until
 from agent_site import Site
 from kernel_traffic import Echo, ask
@@ -155,6 +156,33 @@ def test_once_dry_run_and_uninstall(site: Site) -> None:
     assert again.output == "nothing to change\n"
     removal = site.start("--uninstall")
     assert removal.wait() == 0, removal.log
+    assert site.nodes.a.space.dump() == virgin
+
+
+IMPATIENT = """
+import sys
+from clustermeshd.agent import main
+from clustermeshd.cli import daemon
+main._ONCE_TIMEOUT_S = 2.0
+sys.exit(daemon.main())
+"""
+
+
+@pytest.mark.parametrize("is_dry", [False, True], ids=["once", "dry run"])
+def test_once_that_cannot_begin_says_why_and_touches_nothing(site: Site, is_dry: bool) -> None:
+    virgin = site.nodes.a.space.dump()
+    site.write_remote(site.nodes.b.as_remote())
+    arguments = ["--once", "--dry-run"] if is_dry else ["--once"]
+    stranger = site.start(*arguments, "--node-name", "node9")
+    assert stranger.wait() == 1
+    assert "there is no Node node9; set --node-name" in stranger.log
+    assert "Traceback" not in stranger.log
+    site.relay.cut()
+    command = [sys.executable, "-c", IMPATIENT, "agent", "--node-name", "node1", *arguments]
+    done = site.nodes.a.space.try_run(*command, "--kubeconfig", str(site.api.kubeconfig))
+    assert done.returncode == 1
+    assert done.stderr.count("the API server did not answer within 2 s; nothing was written") == 1
+    assert "Traceback" not in done.stderr
     assert site.nodes.a.space.dump() == virgin
 
 

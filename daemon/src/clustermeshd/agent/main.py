@@ -8,7 +8,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -38,15 +38,25 @@ def run(options: AgentOptions) -> int:
     """Runs until SIGTERM or SIGINT, which leave the data plane in place; exit status 0 then, 1 on failure."""
     logs.configure(options.log_format, options.log_level)
     sys.setswitchinterval(_TURN_S)
+    status = 1
     try:
         if not options.dry_run:
             _require_capability()
         if options.uninstall:
             return once.uninstall(options.dataplane)
-        return asyncio.run(_run_once(options) if options.once else _Process(options).run())
-    except MeshError as error:
-        _LOG.error("%s", error)  # a message for people, no traceback
-        return 1
+        status = asyncio.run(_run_once(options) if options.once else _Process(options).run())
+    except* MeshError as found:  # alone, or out of a group of tasks
+        for text in dict.fromkeys(map(str, _single(found))):
+            _LOG.error("%s", text)  # a message for people, no traceback
+    return status
+
+
+def _single(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from _single(one)
+    else:
+        yield error
 
 
 def _require_capability() -> None:
