@@ -40,6 +40,7 @@ def run(options: AgentOptions) -> int:
     sys.setswitchinterval(_TURN_S)
     status = 1
     try:
+        options.check()
         if not options.dry_run:
             _require_capability()
         if options.uninstall:
