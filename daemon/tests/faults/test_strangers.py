@@ -104,6 +104,9 @@ def test_F24_port_that_a_program_holds_is_named_and_taken_once_it_is_free(
     assert "port 4790" in failure.object
     assert "EADDRINUSE" in failure.reason
     assert "setting port" in failure.reason
+    (peer,) = outcome.summary.peers
+    assert (peer.wanted_nodes, peer.programmed_nodes, peer.failed_nodes) == (1, 0, 1)
+    assert "setting port" in peer.failed_reason
     held_port.close()
     driver.settle([nodes.b.as_remote()])
 

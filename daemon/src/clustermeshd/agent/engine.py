@@ -123,7 +123,7 @@ class Engine:
         links = state.around.links
         watched = {name: links[name].index for name in involved if name in links}
         mtus = _mtus(inputs.local, wanted, state)
-        return Outcome(summary(wanted, state.marked), tuple(written), failures, watched, mtus, state.dropped)
+        return Outcome(summary(wanted, state.marked, failures), tuple(written), failures, watched, mtus, state.dropped)
 
     def quick(self, changed: Sequence[Change]) -> Outcome | None:
         """Carry changed remote nodes over; None where a whole round must follow, which nothing may precede."""

@@ -392,10 +392,13 @@ class _Writer:
     def _send(self, kind: str, requests: Iterable[tuple[Request, object]], ignored: frozenset[int]) -> None:
         for rejected in self._netlink.batch(requests):
             if rejected.code not in ignored:
-                self._failures.append(Failure(kind, str(rejected.subject), rejected.text))
+                self._failures.append(
+                    Failure(kind, str(rejected.subject), rejected.text, rejected.code, rejected.subject)
+                )
 
     def _try(self, kind: str, subject: object, act: Callable[[], None]) -> None:
         try:
             act()
         except (NetlinkError, NftError, Refused) as error:
-            self._failures.append(Failure(kind, str(subject), str(error)))
+            code = error.code if isinstance(error, NetlinkError) else 0
+            self._failures.append(Failure(kind, str(subject), str(error), code))

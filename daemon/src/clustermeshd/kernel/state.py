@@ -410,11 +410,13 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One object that could not be written or removed."""
+    """One object that could not be written or removed; ``code`` is the errno, 0 where the kernel gave none."""
 
     kind: str
     object: str
     reason: str
+    code: int = 0
+    value: Any = field(default=None, compare=False)  # the object itself, of the kinds that belong to a remote node
 
 
 @dataclass(frozen=True, slots=True)
