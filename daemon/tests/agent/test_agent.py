@@ -138,6 +138,16 @@ def test_lost_api_server_keeps_the_mesh_and_its_repair(site: Site) -> None:
     assert agent.process.poll() is None
 
 
+@pytest.mark.slow
+def test_input_age_tells_a_lost_api_server_from_one_that_has_nothing_to_say(site: Site) -> None:
+    agent = site.start()
+    agent.until_notified("READY=1")
+    time.sleep(22)  # its watches are silent, and every ten seconds it asks
+    assert agent.metric("clustermesh_agent_input_age_seconds") < 15
+    site.relay.cut()
+    until(lambda: agent.metric("clustermesh_agent_input_age_seconds") > 15, 25)
+
+
 def test_once_dry_run_and_uninstall(site: Site) -> None:
     virgin = site.nodes.a.space.dump()
     site.write_remote(site.nodes.b.as_remote())
@@ -146,6 +156,13 @@ def test_once_dry_run_and_uninstall(site: Site) -> None:
     dry.close()
     kinds = {change["kind"] for change in json.loads(dry.output)["changes"]}
     assert kinds == {"devices", "addresses", "nexthops", "fdb", "neighbours", "routes", "rules", "nftables"}
+    table = site.start("--once", "--dry-run")
+    assert table.wait() == 0, table.log
+    table.close()
+    rows = [line.split(maxsplit=2) for line in table.output.splitlines()]
+    assert {(verb, kind) for verb, kind, _ in rows} == {("write", kind) for kind in kinds}
+    assert rows[0][:2] == ["write", "devices"]
+    assert rows[0][2].startswith("device clustermesh0 vni 4097 port 4790 dev eth0 local 10.90.1.2 ")
     assert site.nodes.a.space.dump() == virgin
     once = site.start("--once")
     assert once.wait() == 0, once.log

@@ -193,7 +193,7 @@ class Reconciler:
         except (MeshError, NetlinkError, OSError) as error:
             if not isinstance(error, Retriable) or self._retries == 0:
                 _LOG.warning("reconcile: %s", error)
-            self._metrics.errors.labels("observe").inc()
+            self._metrics.count_blindness(error)
             self._is_whole_due = True  # whatever the plan says now may not be so
             self._schedule(failed=True)
             return

@@ -113,14 +113,12 @@ class _Process:
         self._is_ready = False
         self._mtus: Mapping[tuple[str, int], int] = {}
         self._last_beat = time.monotonic()
-        self._inputs_changed = time.monotonic()
 
     async def run(self) -> int:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         options = self._options
-        self._metrics.input_age.set_function(lambda: time.monotonic() - self._inputs_changed)
         self._notifier.status(f"waiting for the API server and Node {options.node_name}")
         thread = KernelThread(options.dataplane)
         try:
@@ -135,6 +133,7 @@ class _Process:
                 ),
                 asyncio.TaskGroup() as group,
             ):
+                self._metrics.input_age.set_function(lambda: client.heard_age_s)
                 tasks = [group.create_task(part) for part in self._parts(client, thread)]
                 _LOG.info("clustermeshd agent %s started for node %s", __version__, options.node_name)
                 await stop.wait()
@@ -147,7 +146,7 @@ class _Process:
         return 0
 
     def _parts(self, client: Client, thread: KernelThread) -> tuple[Coroutine[None, None, None], ...]:
-        inputs = ClusterInputs(client, self._options.node_name, lambda: self._on_input(reconciler))
+        inputs = ClusterInputs(client, self._options.node_name, lambda: reconciler.wake())
         probing = self._options.probing
 
         def on_outcome(outcome: Outcome) -> None:
@@ -173,10 +172,6 @@ class _Process:
         )
         parts = inputs.run(), writer.run(), reconciler.run()
         return (*parts, prober.run()) if probing.sample else parts
-
-    def _on_input(self, reconciler: Reconciler) -> None:
-        self._inputs_changed = time.monotonic()
-        reconciler.wake()
 
     def _on_beat(self) -> None:
         self._last_beat = time.monotonic()
