@@ -24,7 +24,9 @@ from clustermeshd.agent.dataplane import KernelThread, Reconciler
 from clustermeshd.agent.engine import Inputs, Outcome
 from clustermeshd.agent.metrics import Metrics
 from clustermeshd.kernel.netlink import NetlinkError
+from clustermeshd.kernel.state import KINDS
 from clustermeshd.kube.objects import RemoteNode
+from clustermeshd.plan.diff import diff
 from clustermeshd.plan.overlay import Change
 from fault_mesh import Stream, phantom
 from kernel_topology import MeshNode, Namespace, Topology
@@ -342,6 +344,51 @@ def test_F31_agent_works_where_nothing_can_be_written(
     until(lambda: site.routes() == 2, 2, lambda: agent.log)
     assert agent.stop() == 0
     assert "Traceback" not in agent.log
+
+
+def totals(agent: Agent) -> dict[tuple[str, str], float]:
+    """Objects written and removed so far, by kind."""
+    return {
+        (verb, kind): agent.metric(f'clustermesh_agent_{verb}_total{{kind="{kind}"}}')
+        for verb in ("written", "removed")
+        for kind in KINDS
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_started_without", [False, True], ids=["lost", "started without"])
+def test_catching_up_after_the_api_servers_return_writes_what_changed_meanwhile_and_nothing_else(
+    site: Site, agent: Agent, is_started_without: bool
+) -> None:
+    remotes = [phantom(number) for number in range(2, 31)]
+    for remote in remotes:
+        site.write_remote(remote)
+    until(lambda: site.routes() == 2 * (len(remotes) + 2), 30, lambda: agent.log)
+    before = site.nodes.a.observe().marked
+    if is_started_without:
+        agent.stop()
+        agent.close()
+    site.relay.cut()
+    site.delete_remote(remotes[0])
+    site.write_remote(phantom(3, at=53))
+    site.write_remote(phantom(4, cidrs=("10.99.4.0/24", "fd99:4::/64", "10.98.4.0/24")))
+    site.write_remote(phantom(40))
+    if is_started_without:
+        agent = site.start()
+        until(lambda: "nodes: GET" in agent.log or "nodes: WATCH" in agent.log, 30, lambda: agent.log)
+    found = totals(agent)
+    site.relay.join()
+    site.nodes.a.remotes = [site.nodes.b.as_remote(), phantom(1), *remotes[3:]]
+    site.nodes.a.remotes += [phantom(3, at=53), phantom(40)]
+    site.nodes.a.remotes += [phantom(4, cidrs=("10.99.4.0/24", "fd99:4::/64", "10.98.4.0/24"))]
+    wanted = site.nodes.a.plan()[0].marked
+    until(lambda: site.nodes.a.observe().marked == wanted, 30, lambda: agent.log)
+    changes = diff(wanted, before)
+    changed = {("written", kind): len(delta.put) for kind, delta in changes.deltas()}
+    changed |= {("removed", kind): len(delta.delete) for kind, delta in changes.deltas()}
+    assert sum(changed.values()) == 19
+    until(lambda: totals(agent) != found, 5)
+    assert {key: value - found[key] for key, value in totals(agent).items()} == changed
 
 
 @pytest.mark.slow

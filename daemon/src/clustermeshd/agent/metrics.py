@@ -68,6 +68,9 @@ class Metrics:
         self.input_age = Gauge(
             "clustermesh_agent_input_age_seconds", "Seconds since the API server last said anything", registry=registry
         )
+        for kind in KINDS:
+            self.written.labels(kind)
+            self.removed.labels(kind)
         for kind in (*KINDS, "nftables", "observe"):
             for name in (*_CLASSES, _OTHER):
                 self.errors.labels(kind, name)
