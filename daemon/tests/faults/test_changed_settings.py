@@ -7,7 +7,9 @@ import dataclasses
 
 import pytest
 from clustermeshd.agent.engine import Outcome
-from clustermeshd.kernel.state import HostAddress
+from clustermeshd.kernel import messages
+from clustermeshd.kernel.libnftables import NftError
+from clustermeshd.kernel.state import HostAddress, Nexthop
 from clustermeshd.model.settings import Dataplane
 from fault_mesh import Drive, Driver, Stream, phantom
 from fault_shim import Fault, Faults, Killed
@@ -104,6 +106,37 @@ def test_F24_changed_setting_of_no_tunnel_loses_no_packet(mesh: Topology, drive:
         assert stream.lost() == 0
 
 
+@pytest.mark.parametrize(
+    ("change", "refused"),
+    [({"nft_table": "mesh9"}, "nftables"), ({"table": 5000, "rule_priority": 90}, "routes")],
+    ids=["nft table", "table and rule priority"],
+)
+def test_F24_what_cannot_be_replaced_yet_stays_and_is_told(
+    mesh: Topology, drive: Drive, change: dict[str, object], refused: str
+) -> None:
+    mesh_under(mesh, OLD)
+    mesh.a.settings = dataclasses.replace(OLD, **change)
+    driver, remotes = drive(mesh.a), [mesh.b.as_remote(), phantom(1)]
+    with Stream(mesh.pod_a, mesh.pod_b, "10.92.1.5") as stream, pytest.MonkeyPatch.context() as patch:
+        if refused == "nftables":
+            patch.setattr(driver.kernel._table, "change", refuse)
+        else:
+            none = messages.delete_nexthop(Nexthop(1, "", b""))
+            patch.setattr(messages, "put_route", lambda *_: none)
+        outcome = driver.round(remotes)
+        assert isinstance(outcome, Outcome)
+        assert {failure.kind for failure in outcome.failures} == {refused, "leftovers"}
+        assert not any(changes.leftovers for changes in outcome.written)
+        assert stream.lost() == 0
+    driver.settle(remotes)
+    assert "table inet clustermesh " not in mesh.a.space.run("nft", "list", "tables") or refused == "routes"
+    assert mesh.a.space.ip("route", "show", "table", "4097") == "" or refused == "nftables"
+
+
+def refuse(_: object) -> None:
+    raise NftError("Error: no")
+
+
 def killed_at_each(nodes: Topology, drive: Drive, before: Dataplane, after: Dataplane, stride: int) -> None:
     """Killed at a call while it takes over, the next agent ends where an unharmed one does."""
     remotes = [nodes.b.as_remote(), phantom(1)]
@@ -133,10 +166,9 @@ def killed_at_each(nodes: Topology, drive: Drive, before: Dataplane, after: Data
 
 
 @pytest.mark.slow
-@changes
-def test_F16_killed_at_any_call_while_it_takes_over(
-    nodes: Topology, drive: Drive, before: Dataplane, change: dict[str, object]
-) -> None:
+@pytest.mark.parametrize("name", ["device", "table and rule priority", "protocol and table", "all by gateways"])
+def test_F16_killed_at_any_call_while_it_takes_over(nodes: Topology, drive: Drive, name: str) -> None:
+    before, change = CHANGED[name]
     killed_at_each(nodes, drive, before, dataclasses.replace(before, **change), stride=1)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import chain
 from typing import Any, Final
@@ -48,6 +48,7 @@ _GONE: Final = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNO
 MAC_PREFIX: Final = b"\x0e"  # model.addresses.vtep_mac
 NOTHING: Final = Marked()
 _BULK: Final = ("fdb", "neighbours", "nexthops", "routes")
+_LEADING: Final = (*_BULK, "devices", "rules")  # what leads packets into the mesh
 _ADDRESS_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 
 
@@ -273,12 +274,13 @@ class _Writer:
         )
         self._put("rules", changes.rules, lambda value: rules.put_rule(value, self._mark.protocol))
         self._delete("rules", self._rules_gone(changes, is_replaced=True), self._delete_rule)
-        if not is_in_the_way:
+        if not is_in_the_way and self._is_replaced(changes, (FormerRule, FormerRoute, Device), _LEADING):
             self._remove_leftovers(changes)
         self._remove_last(changes)
         if table_dies:
             self._change_nft(changes)
-        self._remove_tables(changes)
+        if self._is_replaced(changes, (FormerTable,), ("nftables",)):
+            self._remove_tables(changes)
         return Report(self._written, self._removed, tuple(self._failures))
 
     def _remove_first(self, changes: Changes) -> None:
@@ -310,6 +312,18 @@ class _Writer:
         """Whether a leftover device holds the numbers of one that is to be made: the kernel takes them once only."""
         taken = {(value.vni, value.port) for value in changes.leftovers.delete if isinstance(value, Device)}
         return any((device.vni, device.port) in taken for device in changes.devices.put)
+
+    def _is_replaced(self, changes: Changes, former: tuple[type, ...], kinds: Collection[str]) -> bool:
+        """Whether nothing failed of those kinds, which replace such leftovers; else they stay, and are told."""
+        is_written = changes.nft is not None and changes.nft.table is not None
+        if not is_written and not any(delta.put for _, delta in changes.deltas()):
+            return True  # nothing takes their place
+        if not any(failure.kind in kinds for failure in self._failures):
+            return True
+        reason = "stays until what takes its place is written"
+        staying = (value for value in changes.leftovers.delete if isinstance(value, former))
+        self._failures += [Failure("leftovers", str(value), reason) for value in staying]
+        return False
 
     def _remove_leftovers(self, changes: Changes) -> None:
         """The rule while routes still tell that it is ours; devices last, since nexthops and routes go with them."""
