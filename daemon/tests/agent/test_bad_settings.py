@@ -1,4 +1,4 @@
-"""What can be set on an agent: values that cannot be are refused by the name of their flag, before all else."""
+"""Settings of an agent that cannot be are refused by the name of their flag, before all else."""
 
 from __future__ import annotations
 
