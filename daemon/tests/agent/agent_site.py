@@ -23,7 +23,7 @@ class Site:
         self.directory = directory
         self.relay = Relay(nodes.a.space, urlsplit(api.url).port or 443)
         self.agents: list[Agent] = []
-        self._write_node()
+        self.write_node()
         nodes.a.cluster = kubectl(api, "get", "namespace", "kube-system", "-o", "jsonpath={.metadata.uid}")
         nodes.b.remotes = [nodes.a.as_remote()]
         nodes.b.reconcile()
@@ -51,7 +51,8 @@ class Site:
     def routes(self) -> int:
         return len(self.nodes.a.observe().marked.routes)
 
-    def _write_node(self) -> None:
+    def write_node(self) -> None:
+        """Node a as its kubelet tells it."""
         node = self.nodes.a
         metadata = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node1"}}
         spec = {"podCIDR": node.pod_cidrs[0], "podCIDRs": node.pod_cidrs}

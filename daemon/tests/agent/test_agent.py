@@ -8,6 +8,7 @@ import sys
 import time
 from ipaddress import ip_address
 
+import pytest
 from agent_process import until
 from agent_site import Site
 from kernel_traffic import Echo, ask
@@ -28,7 +29,8 @@ def test_remote_node_becomes_a_path_for_pods_and_a_status(site: Site) -> None:
     assert [device["tunnelAddress"] for device in status["devices"]] == ["10.91.1.0", "fd91:1::"]
     (peer,) = status["peers"]
     counts = {key: value for key, value in peer.items() if isinstance(value, int)}
-    assert counts == {"wantedNodes": 1, "programmedNodes": 1, "wantedRoutes": 2, "programmedRoutes": 2}
+    routes = {"wantedRoutes": 2, "programmedRoutes": 2}
+    assert counts == {"wantedNodes": 1, "programmedNodes": 1, "failedNodes": 0} | routes
     assert status["conditions"][0]["status"] == "True"
     assert site.mesh_node()["metadata"]["ownerReferences"][0]["kind"] == "Node"
     agent.until_notified("WATCHDOG=1")
@@ -174,6 +176,16 @@ def test_prefixes_that_were_told_stay_when_the_mesh_node_is_deleted_until_others
     until(lambda: local() == {"10.91.1.0-10.91.1.255"}, 5, lambda: agent.log)
 
 
+@pytest.mark.slow
+def test_input_age_tells_a_lost_api_server_from_one_that_has_nothing_to_say(site: Site) -> None:
+    agent = site.start()
+    agent.until_notified("READY=1")
+    time.sleep(22)  # its watches are silent, and every ten seconds it asks
+    assert agent.metric("clustermesh_agent_input_age_seconds") < 15
+    site.relay.cut()
+    until(lambda: agent.metric("clustermesh_agent_input_age_seconds") > 15, 25)
+
+
 def test_once_dry_run_and_uninstall(site: Site) -> None:
     virgin = site.nodes.a.space.dump()
     site.write_remote(site.nodes.b.as_remote())
@@ -182,6 +194,13 @@ def test_once_dry_run_and_uninstall(site: Site) -> None:
     dry.close()
     kinds = {change["kind"] for change in json.loads(dry.output)["changes"]}
     assert kinds == {"devices", "addresses", "nexthops", "fdb", "neighbours", "routes", "rules", "nftables"}
+    table = site.start("--once", "--dry-run")
+    assert table.wait() == 0, table.log
+    table.close()
+    rows = [line.split(maxsplit=2) for line in table.output.splitlines()]
+    assert {(verb, kind) for verb, kind, _ in rows} == {("write", kind) for kind in kinds}
+    assert rows[0][:2] == ["write", "devices"]
+    assert rows[0][2].startswith("device clustermesh0 vni 4097 port 4790 dev eth0 local 10.90.1.2 ")
     assert site.nodes.a.space.dump() == virgin
     once = site.start("--once")
     assert once.wait() == 0, once.log
@@ -193,6 +212,33 @@ def test_once_dry_run_and_uninstall(site: Site) -> None:
     assert again.output == "nothing to change\n"
     removal = site.start("--uninstall")
     assert removal.wait() == 0, removal.log
+    assert site.nodes.a.space.dump() == virgin
+
+
+IMPATIENT = """
+import sys
+from clustermeshd.agent import main
+from clustermeshd.cli import daemon
+main._ONCE_TIMEOUT_S = 2.0
+sys.exit(daemon.main())
+"""
+
+
+@pytest.mark.parametrize("is_dry", [False, True], ids=["once", "dry run"])
+def test_once_that_cannot_begin_says_why_and_touches_nothing(site: Site, is_dry: bool) -> None:
+    virgin = site.nodes.a.space.dump()
+    site.write_remote(site.nodes.b.as_remote())
+    arguments = ["--once", "--dry-run"] if is_dry else ["--once"]
+    stranger = site.start(*arguments, "--node-name", "node9")
+    assert stranger.wait() == 1
+    assert "there is no Node node9; set --node-name" in stranger.log
+    assert "Traceback" not in stranger.log
+    site.relay.cut()
+    command = [sys.executable, "-c", IMPATIENT, "agent", "--node-name", "node1", *arguments]
+    done = site.nodes.a.space.try_run(*command, "--kubeconfig", str(site.api.kubeconfig))
+    assert done.returncode == 1
+    assert done.stderr.count("the API server did not answer within 2 s; nothing was written") == 1
+    assert "Traceback" not in done.stderr
     assert site.nodes.a.space.dump() == virgin
 
 

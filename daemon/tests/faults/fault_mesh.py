@@ -40,6 +40,13 @@ def phantom(number: int, *, at: int = 0, cluster: str = "cluster-9", cidrs: Sequ
     return RemoteNode(metadata=Metadata(name=f"{cluster}.phantom{number}"), spec=spec)
 
 
+def changed(before: Sequence[RemoteNode], after: Sequence[RemoteNode]) -> list[Change]:
+    """What is different, as informers tell it."""
+    old, new = ({node.metadata.name: node for node in nodes} for nodes in (before, after))
+    names = dict.fromkeys((*old, *new))
+    return [Change(old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
+
+
 class Driver:
     """Runs the rounds of an agent on a node, in its namespace, with whatever remote nodes are given."""
 
@@ -74,12 +81,20 @@ class Driver:
         except (MeshError, NetlinkError, OSError) as error:
             return error
 
+    def quick(self, changed: Sequence[Change]) -> Outcome | None:
+        """One quick round; None where the agent would make a whole one."""
+        return self.node.space.call(lambda: self.engine.quick(changed))
+
+    def try_quick(self, before: Sequence[RemoteNode], after: Sequence[RemoteNode]) -> Outcome | Exception | None:
+        """As ``round``, by a quick one."""
+        try:
+            return self.quick(changed(before, after))
+        except (MeshError, NetlinkError, OSError) as error:
+            return error
+
     def follow(self, before: Sequence[RemoteNode], after: Sequence[RemoteNode]) -> None:
         """Go from one set of remote nodes to the next as the agent does: the quick way where there is one."""
-        old, new = ({node.metadata.name: node for node in nodes} for nodes in (before, after))
-        names = dict.fromkeys((*old, *new))
-        changed = [Change(old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
-        outcome = self.node.space.call(lambda: self.engine.quick(changed))
+        outcome = self.quick(changed(before, after))
         if outcome is None:
             self.settle(after)
         else:

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import inspect
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from agent_process import Agent, until
 from agent_site import Site
+from clustermeshd.agent import dataplane
 from clustermeshd.agent.dataplane import KernelThread, Reconciler
 from clustermeshd.agent.engine import Inputs, Outcome
 from clustermeshd.agent.metrics import Metrics
+from clustermeshd.kernel.netlink import NetlinkError
+from clustermeshd.kernel.state import KINDS
 from clustermeshd.kube.objects import RemoteNode
+from clustermeshd.plan.diff import diff
 from clustermeshd.plan.overlay import Change
 from fault_mesh import Stream, phantom
 from kernel_topology import MeshNode, Namespace, Topology
@@ -141,6 +149,62 @@ class Given:
         return changes
 
 
+@contextlib.asynccontextmanager
+async def reconciling(node: MeshNode, **options: float) -> AsyncIterator[tuple[Reconciler, Given, asyncio.Queue]]:
+    """A reconciler at work on a node, its inputs, and what comes of its rounds."""
+    given, thread = Given(node), KernelThread(node.settings)
+    outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
+    reconciler = Reconciler(thread, given, metrics=Metrics(), on_outcome=outcomes.put_nowait, beat_s=0.1, **options)
+    running = asyncio.create_task(reconciler.run())
+    try:
+        yield reconciler, given, outcomes
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        thread.close()
+
+
+async def rounds_while_something_fails(node: MeshNode, remotes: list[RemoteNode]) -> list[Outcome]:
+    """Outcomes of one event for each of those remote nodes, and of half a second of silence after each."""
+    found = []
+    async with reconciling(node) as (reconciler, given, outcomes):
+        for remote in remotes:
+            given.add(remote)
+            reconciler.wake()
+            await asyncio.sleep(0.5)
+        while not outcomes.empty():
+            found.append(outcomes.get_nowait())
+    return found
+
+
+def test_what_fails_is_told_by_every_round_and_tried_again_no_more_often_than_something_happens(
+    nodes: Topology,
+) -> None:
+    nodes.a.remotes = [nodes.b.as_remote()]
+    with nodes.a.space.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as theirs:
+        theirs.bind(("0.0.0.0", 4790))
+        remotes = [phantom(number) for number in (1, 2, 3)]
+        outcomes = nodes.a.space.call(lambda: asyncio.run(rounds_while_something_fails(nodes.a, remotes)))
+    assert all(any(failure.kind == "devices" for failure in outcome.failures) for outcome in outcomes)
+    assert 3 <= len(outcomes) <= 6  # the first one, one for each event, and at most two by the clock
+
+
+def test_a_failure_that_lasts_for_days_is_tried_again_every_minute(nodes: Topology) -> None:
+    thread = nodes.a.space.call(lambda: KernelThread(nodes.a.settings))
+    try:
+        reconciler = Reconciler(thread, Given(nodes.a), metrics=Metrics(), on_outcome=lambda _: None)
+        for _ in range(2000):
+            reconciler._whole_at = 0.0  # its time has come
+            reconciler._schedule(failed=True)
+        assert 47 <= reconciler._whole_at - time.monotonic() <= 60
+        reconciler._schedule(failed=False)
+        for _ in range(20):  # called for by events
+            reconciler._schedule(failed=True)
+        assert reconciler._whole_at - time.monotonic() <= 1
+    finally:
+        thread.close()
+
+
 async def repaired_by_the_clock(node: MeshNode, resync_s: float) -> float:
     """Seconds until a reconciler that hears nothing has repaired a route."""
     thread = KernelThread(node.settings)
@@ -170,6 +234,32 @@ def test_F23_damage_of_which_no_event_told_is_repaired_by_the_next_resync(mesh: 
     assert wanted.marked == actual.marked
     default = inspect.signature(Reconciler).parameters["resync_s"].default
     assert default <= 60
+
+
+async def looks_at_connections(node: MeshNode, failures: int, within_s: float) -> int:
+    """How often they are looked at until that many looks have failed and one has not, or the time is over."""
+    looks = 0
+
+    def forget(_: object) -> int:
+        nonlocal looks
+        looks += 1
+        if looks <= failures:
+            raise NetlinkError(errno.ENOBUFS, "ENOBUFS")
+        return 0
+
+    async with reconciling(node) as (reconciler, _, _):
+        reconciler._thread._conntrack.forget = forget
+        await asyncio.sleep(within_s)
+    return looks
+
+
+def test_F35_look_at_connections_that_failed_is_repeated_until_it_succeeds(
+    nodes: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataplane, "_SWEEP_SPACING_S", 0.1)
+    nodes.a.remotes = [nodes.b.as_remote()]
+    looks = nodes.a.space.call(lambda: asyncio.run(looks_at_connections(nodes.a, failures=2, within_s=1.5)))
+    assert looks == 4  # two that failed, and one for each family
 
 
 async def routes_while_connections_are_looked_at(node: MeshNode, remote: RemoteNode) -> int:
@@ -312,6 +402,51 @@ def test_F31_agent_works_where_nothing_can_be_written(
     until(lambda: site.routes() == 2, 2, lambda: agent.log)
     assert agent.stop() == 0
     assert "Traceback" not in agent.log
+
+
+def totals(agent: Agent) -> dict[tuple[str, str], float]:
+    """Objects written and removed so far, by kind."""
+    return {
+        (verb, kind): agent.metric(f'clustermesh_agent_{verb}_total{{kind="{kind}"}}')
+        for verb in ("written", "removed")
+        for kind in KINDS
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_started_without", [False, True], ids=["lost", "started without"])
+def test_catching_up_after_the_api_servers_return_writes_what_changed_meanwhile_and_nothing_else(
+    site: Site, agent: Agent, is_started_without: bool
+) -> None:
+    remotes = [phantom(number) for number in range(2, 31)]
+    for remote in remotes:
+        site.write_remote(remote)
+    until(lambda: site.routes() == 2 * (len(remotes) + 2), 30, lambda: agent.log)
+    before = site.nodes.a.observe().marked
+    if is_started_without:
+        agent.stop()
+        agent.close()
+    site.relay.cut()
+    site.delete_remote(remotes[0])
+    site.write_remote(phantom(3, at=53))
+    site.write_remote(phantom(4, cidrs=("10.99.4.0/24", "fd99:4::/64", "10.98.4.0/24")))
+    site.write_remote(phantom(40))
+    if is_started_without:
+        agent = site.start()
+        until(lambda: "nodes: GET" in agent.log or "nodes: WATCH" in agent.log, 30, lambda: agent.log)
+    found = totals(agent)
+    site.relay.join()
+    site.nodes.a.remotes = [site.nodes.b.as_remote(), phantom(1), *remotes[3:]]
+    site.nodes.a.remotes += [phantom(3, at=53), phantom(40)]
+    site.nodes.a.remotes += [phantom(4, cidrs=("10.99.4.0/24", "fd99:4::/64", "10.98.4.0/24"))]
+    wanted = site.nodes.a.plan()[0].marked
+    until(lambda: site.nodes.a.observe().marked == wanted, 30, lambda: agent.log)
+    changes = diff(wanted, before)
+    changed = {("written", kind): len(delta.put) for kind, delta in changes.deltas()}
+    changed |= {("removed", kind): len(delta.delete) for kind, delta in changes.deltas()}
+    assert sum(changed.values()) == 19
+    until(lambda: totals(agent) != found, 5)
+    assert {key: value - found[key] for key, value in totals(agent).items()} == changed
 
 
 @pytest.mark.slow

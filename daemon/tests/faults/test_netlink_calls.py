@@ -25,9 +25,11 @@ B = phantom(0)  # stands for node b until the topology is there
 STATES = {
     "nothing": (),
     "before": (B, phantom(1), phantom(2), phantom(3)),
+    "soon": (B, phantom(1, at=11), phantom(3, cidrs=("10.99.3.0/24", "10.98.3.0/24")), phantom(4)),
     "after": (B, phantom(1, at=11), phantom(3, cidrs=("10.99.3.0/24", "10.98.3.0/25")), phantom(4)),
 }
 STEPS = [("before", "after"), ("nothing", "after"), ("before", "nothing")]
+QUICK_STEPS = [("before", "soon")]  # one that a quick round can take
 
 
 class Step:
@@ -73,14 +75,19 @@ def step(mesh: Topology, request: pytest.FixtureRequest) -> Step:
     return Step(mesh, *request.param)
 
 
-def fail_each(step: Step, fault: Fault, stride: int = 1) -> int:
+def fail_each(step: Step, fault: Fault, stride: int = 1, *, is_quick: bool = False) -> int:
     """Take the step once per call, that call failing; returns the number of calls that one round makes."""
     number = 1
     while True:
         with contextlib.closing(Driver(step.mesh.a)) as driver:
+            if is_quick:
+                driver.settle(step.start)
             faults = Faults(driver.kernel, fault, number)
             try:
-                driver.round(step.goal)
+                if is_quick:
+                    assert driver.try_quick(step.start, step.goal) is not None, "it took a whole round"
+                else:
+                    driver.round(step.goal)
             except Killed:
                 driver.begin_anew()
             calls, faults.number = faults.calls, 0
@@ -93,10 +100,10 @@ def fail_each(step: Step, fault: Fault, stride: int = 1) -> int:
         number += stride
 
 
-def harm_each(step: Step, fault: Fault, stride: int = 1) -> None:
+def harm_each(step: Step, fault: Fault, stride: int = 1, *, is_quick: bool = False) -> None:
     foreign = strangers(step.mesh)
     with Stream(step.mesh.pod_a, step.mesh.pod_b, "10.92.1.5", is_expected=bool(step.untouched)) as stream:
-        assert fail_each(step, fault, stride) > 30
+        assert fail_each(step, fault, stride, is_quick=is_quick) > (20 if is_quick else 30)
         assert strangers(step.mesh) == foreign
         assert not step.untouched or stream.lost() == 0
 
@@ -112,6 +119,27 @@ def test_F22_any_one_failing_call_is_made_good_and_harms_no_other_node(step: Ste
 @pytest.mark.parametrize("step", STEPS[:1], ids="-".join, indirect=True)
 def test_F22_every_seventh_call_fails_and_is_made_good(step: Step, fault: Fault) -> None:
     harm_each(step, fault, stride=7)
+
+
+@pytest.mark.parametrize("fault", SOCKET_FAULTS + REFUSALS, ids=str)
+@pytest.mark.parametrize("step", QUICK_STEPS, ids="-".join, indirect=True)
+@pytest.mark.slow
+def test_F22_any_one_failing_call_of_a_quick_round_is_made_good_and_harms_no_other_node(
+    step: Step, fault: Fault
+) -> None:
+    harm_each(step, fault, is_quick=True)
+
+
+@pytest.mark.parametrize("fault", [Fault("refuse", errno.ENOMEM), Fault("lose"), Fault("kill")], ids=str)
+@pytest.mark.parametrize("step", QUICK_STEPS, ids="-".join, indirect=True)
+def test_F16_F22_every_fifth_call_of_a_quick_round_fails_or_is_the_last(step: Step, fault: Fault) -> None:
+    harm_each(step, fault, stride=5, is_quick=True)
+
+
+@pytest.mark.parametrize("step", QUICK_STEPS, ids="-".join, indirect=True)
+@pytest.mark.slow
+def test_F16_killed_at_any_call_of_a_quick_round(step: Step) -> None:
+    harm_each(step, Fault("kill"), is_quick=True)
 
 
 @pytest.mark.parametrize("step", STEPS, ids="-".join, indirect=True)

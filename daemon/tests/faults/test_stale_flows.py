@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import tracemalloc
 from collections.abc import Callable, Iterator
 from ipaddress import ip_network
 
@@ -159,3 +161,17 @@ def test_F35_flow_to_a_pod_that_moved_to_another_node_arrives_there_at_once(
             flow.send()
             assert inbox.take(1) == (b"same flow", POD_A[4])
     node_c.kernel.close()
+
+
+def test_F35_look_at_many_connections_holds_few_of_them_at_a_time(mesh: Topology, conntrack: Conntrack) -> None:
+    with mesh.a.space.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
+        for port in range(10_000, 30_000):
+            with contextlib.suppress(ConnectionRefusedError):
+                sender.sendto(b"", ("127.0.0.1", port))
+    assert int(mesh.a.space.run("conntrack", "-C")) >= 20_000  # 5 MB as the kernel tells them
+    tracemalloc.start()
+    try:
+        assert conntrack.forget(scope(mesh.a, 4)) == 0
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()

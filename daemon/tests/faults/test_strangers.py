@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import socket
+from collections.abc import Iterator
 
 import pytest
 from clustermeshd.agent.engine import Outcome
-from fault_mesh import Drive
+from clustermeshd.plan.overlay import Change
+from fault_mesh import Drive, phantom
 from kernel_topology import Namespace, Topology
 
 pytestmark = pytest.mark.faults
@@ -83,14 +86,60 @@ def test_F24_what_only_looks_like_ours_is_left_alone_and_hinders_nothing(
     assert lines(nodes.a.space) == before
 
 
-def test_F24_port_that_a_program_holds_is_named_and_taken_once_it_is_free(nodes: Topology, drive: Drive) -> None:
-    driver = drive(nodes.a)
+@pytest.fixture
+def held_port(nodes: Topology) -> Iterator[socket.socket]:
+    """UDP 4790 of IPv4 on node a, in another program's hand until it is closed."""
     with nodes.a.space.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as theirs:
         theirs.bind(("0.0.0.0", 4790))
-        outcome = driver.round([nodes.b.as_remote()])
-        assert isinstance(outcome, Outcome)
-        (failure,) = {failure for failure in outcome.failures if failure.kind == "devices"}
-        assert "port 4790" in failure.object
-        assert "EADDRINUSE" in failure.reason
-        assert "setting port" in failure.reason
+        yield theirs
+
+
+def test_F24_port_that_a_program_holds_is_named_and_taken_once_it_is_free(
+    nodes: Topology, drive: Drive, held_port: socket.socket
+) -> None:
+    driver = drive(nodes.a)
+    outcome = driver.round([nodes.b.as_remote()])
+    assert isinstance(outcome, Outcome)
+    (failure,) = {failure for failure in outcome.failures if failure.kind == "devices"}
+    assert "port 4790" in failure.object
+    assert "EADDRINUSE" in failure.reason
+    assert "setting port" in failure.reason
+    (peer,) = outcome.summary.peers
+    assert (peer.wanted_nodes, peer.programmed_nodes, peer.failed_nodes) == (1, 0, 1)
+    assert "setting port" in peer.failed_reason
+    held_port.close()
     driver.settle([nodes.b.as_remote()])
+
+
+def test_F24_what_cannot_be_written_is_neither_logged_nor_counted_as_written(
+    nodes: Topology, drive: Drive, held_port: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    driver, remotes = drive(nodes.a), [nodes.b.as_remote()]
+    caplog.set_level(logging.INFO)
+    first = driver.round(remotes)
+    assert isinstance(first, Outcome)
+    failed = {failure.object for failure in first.failures}
+    texts = {str(value) for changes in first.written for _, delta in changes.deltas() for value in delta.put}
+    assert failed
+    assert not failed & texts
+    assert "device clustermesh0v6" in caplog.text  # the other family works
+    caplog.clear()
+    for _ in range(3):
+        again = driver.round(remotes)
+        assert isinstance(again, Outcome)
+        assert {failure.object for failure in again.failures} == failed
+        assert again.written == ()
+    assert not caplog.records
+    held_port.close()
+    driver.settle(remotes)
+
+
+def test_F24_quick_round_does_not_hide_what_a_whole_one_could_not_write(
+    nodes: Topology, drive: Drive, held_port: socket.socket
+) -> None:
+    driver, b, other = drive(nodes.a), nodes.b.as_remote(), phantom(1)
+    driver.round([b, other])
+    assert driver.quick([Change(other, None)]) is None
+    held_port.close()
+    driver.settle([b, other])
+    assert driver.quick([Change(other, None)]) is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 import pytest
 from agent_process import Agent, until
 from agent_site import Site
@@ -83,6 +85,30 @@ def test_F13_address_that_moves_to_another_interface_is_followed_with_its_mtu(
     assert marked(site).fdb == before.fdb
     assert marked(site).nexthops == before.nexthops
     assert indexes(space)["clustermesh0"] == found["clustermesh0"]
+
+
+def test_F13_internal_ip_that_becomes_another_one_is_followed_in_place(
+    site: Site, agent: Agent, stream: Stream
+) -> None:
+    space = site.nodes.a.space
+    space.batch("""
+        addr add 10.90.1.7/24 dev eth0
+        -6 addr add fd90:1::7/64 dev eth0 nodad""")
+    before, found = marked(site), indexes(space)
+    site.nodes.a.addresses = ["10.90.1.7", "fd90:1::7"]
+    site.write_node()
+    wanted = {ip_address(address).packed for address in site.nodes.a.addresses}
+    until(lambda: {device.local for device in marked(site).devices.values()} == wanted, 5, lambda: agent.log)
+    site.nodes.b.remotes = [site.nodes.a.as_remote()]
+    site.nodes.b.reconcile()
+    stream.until_resumed(5)
+    after = marked(site)
+    assert (after.routes, after.nexthops, after.neighbours, after.fdb) == (
+        *(before.routes, before.nexthops, before.neighbours, before.fdb),
+    )
+    assert {name: indexes(space)[name] for name in before.devices} == {name: found[name] for name in before.devices}
+    told = {"10.90.1.7", "fd90:1::7"}
+    until(lambda: {device["underlayAddress"] for device in site.mesh_node()["status"]["devices"]} == told, 10)
 
 
 def test_F13_interface_without_carrier_or_with_another_mtu_costs_no_object(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import struct
 from pathlib import Path
 
 import pytest
+from clustermeshd.kernel import messages
 from clustermeshd.kernel.dataplane import Kernel
+from clustermeshd.kernel.netlink import Netlink, NetlinkError
 from clustermeshd.kernel.state import Changes, Delta, Marked, Route
 from clustermeshd.plan.diff import diff
 from kernel_topology import Namespace, Topology
@@ -282,6 +286,41 @@ def test_without_nexthop_objects_each_route_has_its_own_gateway_and_metric(nodes
         assert ask(nodes.pod_a, "fd92:1::5") == "fd91:1::5"
     nodes.a.uninstall()
     assert nodes.a.space.ip_json("route", "show", "table", "4097") == []
+
+
+class Older(Netlink):
+    """Reaches a kernel that has no nexthop objects: their messages become ones that this one does not know either."""
+
+    def _send(self, data: bytes) -> None:
+        message, start = bytearray(data), 0
+        while start < len(message):
+            length, kind = struct.unpack_from("=IH", message, start)
+            if kind in (messages.RTM_NEWNEXTHOP, messages.RTM_DELNEXTHOP, messages.RTM_GETNEXTHOP):
+                struct.pack_into("=H", message, start + 4, 1000)  # beyond RTM_MAX
+            start += (length + 3) & ~3
+        super()._send(bytes(message))
+
+
+def test_kernel_that_refuses_nexthop_objects_gets_routes_with_gateways(
+    nodes: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = nodes.a.space.dump()
+    with contextlib.closing(nodes.a.space.call(Older)) as older, pytest.raises(NetlinkError, match="not supported"):
+        older.dump(messages.RTM_GETNEXTHOP, messages.DUMP_NEXTHOPS)
+    monkeypatch.setattr("clustermeshd.kernel.dataplane.Netlink", Older)
+    nodes.a.kernel.close()
+    nodes.a.kernel = nodes.a.space.call(lambda: Kernel(nodes.a.settings))
+    assert not nodes.a.kernel.has_nexthops
+    nodes.a.reconcile()
+    nodes.b.reconcile()
+    assert nodes.a.space.ip_json("nexthop") == []
+    (route,) = nodes.a.space.ip_json("route", "show", "table", "4097")
+    assert (route["dst"], route["gateway"], route["dev"]) == ("10.92.1.0/24", "10.92.1.0", "clustermesh0")
+    assert not nodes.a.reconcile().written
+    with Echo(nodes.pod_b, "10.92.1.5"):
+        assert ask(nodes.pod_a, "10.92.1.5") == "10.91.1.5"
+    nodes.a.uninstall()
+    assert nodes.a.space.dump() == before
 
 
 @pytest.mark.parametrize(

@@ -444,9 +444,9 @@ def test_a_device_that_must_be_made_anew_brings_back_all_behind_it() -> None:
     (device,) = wanted.devices.values()
     other = dataclasses.replace(wanted, devices=keyed([dataclasses.replace(device, vni=9)]))
     changes = diff(wanted, other)
-    assert [len(delta.put) for _, delta in changes.deltas()] == [1, 0, 1, 1, 1, 1, 0]
+    assert [len(delta.put) for _, delta in changes.deltas()] == [1, 0, 1, 1, 1, 1, 0, 0]
     moved = dataclasses.replace(wanted, devices=keyed([dataclasses.replace(device, mtu=9)]))
-    assert [len(delta.put) for _, delta in diff(wanted, moved).deltas()] == [1, 0, 0, 0, 0, 0, 0]
+    assert [len(delta.put) for _, delta in diff(wanted, moved).deltas()] == [1, 0, 0, 0, 0, 0, 0, 0]
 
 
 def test_uninstall_removes_everything_and_then_nothing() -> None:

@@ -197,7 +197,7 @@ class Reconciler:
         except (MeshError, NetlinkError, OSError) as error:
             if not isinstance(error, Retriable) or self._retries == 0:
                 _LOG.warning("reconcile: %s", error)
-            self._metrics.errors.labels("observe").inc()
+            self._metrics.count_blindness(error)
             self._is_whole_due = True  # whatever the plan says now may not be so
             self._schedule(failed=True)
             return
@@ -220,7 +220,9 @@ class Reconciler:
         except (MeshError, NetlinkError, OSError) as error:
             _LOG.log(logging.DEBUG if self._sweep_failed else logging.WARNING, "stale connections stay: %s", error)
             self._sweep_failed = True
+            self._thread.engine.has_new_remotes = True  # what this one should have found is still there
         else:
+            self._sweep_failed = False
             if count:
                 _LOG.info("forgot %d connections that were begun before the mesh knew where they lead", count)
         finally:
@@ -229,9 +231,13 @@ class Reconciler:
             self._wake.set()  # there may be a reason for the next one
 
     def _schedule(self, *, failed: bool) -> None:
-        self._retries = self._retries + 1 if failed else 0
-        delay_s = min(2.0 ** (self._retries - 1), _LONGEST_RETRY_S) if failed else self._resync_s
-        self._whole_at = time.monotonic() + delay_s * random.uniform(0.8, 1.0)  # noqa: S311  # spreads load, hides nothing
+        now = time.monotonic()
+        if not failed:
+            self._retries = 0
+        elif not self._retries or now >= self._whole_at:  # rounds that events called for put none off
+            self._retries += 1
+        delay_s = min(2.0 ** min(self._retries - 1, 10), _LONGEST_RETRY_S) if failed else self._resync_s
+        self._whole_at = now + delay_s * random.uniform(0.8, 1.0)  # noqa: S311  # spreads load, hides nothing
 
     async def _sleep(self) -> None:
         """Until something wakes us or the time for a whole round has come; beats meanwhile."""

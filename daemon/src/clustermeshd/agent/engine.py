@@ -2,6 +2,7 @@
 
 A whole round reads everything and trusts nothing. A quick one carries single remote nodes over into a plan that the
 last whole round found in force, and writes their objects alone; whatever it cannot do that way falls to a whole one.
+Where that round could not write everything, it is a whole one too, which alone knows what is there and what is not.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One round: what is wanted and what is, what was written, what failed."""
+    """One round: what is wanted and what is, what was written (not what was tried), what failed."""
 
     summary: Summary
     written: tuple[Changes, ...] = ()
@@ -63,6 +64,7 @@ class Engine:
         self._planned: tuple[object, Desired] | None = None  # what the plan was made from, and the plan
         self._has_lost_underlay = False
         self._wanted: Desired | None = None
+        self._is_in_force = False  # the kernel is as the plan says, by the last look at it
         self.has_new_remotes = False  # since the last sweep, our NAT rules learned of a destination
 
     def close(self) -> None:
@@ -116,14 +118,15 @@ class Engine:
     def _whole(self, inputs: Inputs, *, is_repair: bool) -> Outcome:
         written: list[Changes] = []
         failures: tuple[Failure, ...] = ()
+        self._is_in_force = False
         for attempt in range(_PASSES):
             wanted, state, changes = self.compare(inputs)
             self._wanted = wanted
             if not changes:
+                self._is_in_force = True
                 break
-            failures = self._apply(wanted, changes)
-            written.append(changes)
-            log_changes(changes, is_repair=is_repair and attempt == 0)
+            took, failures = self._apply(wanted, changes, is_repair=is_repair and attempt == 0)
+            written += [took] if took else []
             if failures:
                 wanted, state, _ = self.compare(inputs)
                 break
@@ -131,10 +134,12 @@ class Engine:
         links = state.around.links
         watched = {name: links[name].index for name in involved if name in links}
         mtus = _mtus(inputs.local, wanted, state)
-        return Outcome(summary(wanted, state.marked), tuple(written), failures, watched, mtus, state.dropped)
+        return Outcome(summary(wanted, state.marked, failures), tuple(written), failures, watched, mtus, state.dropped)
 
     def quick(self, changed: Sequence[Change]) -> Outcome | None:
         """Carry changed remote nodes over; None where a whole round must follow, which nothing may precede."""
+        if not self._is_in_force:
+            return None
         self._planned = None
         self.kernel.forget()
         made = self._overlay.change(changed)
@@ -143,9 +148,10 @@ class Engine:
         wanted, changes = made
         if not changes:
             return Outcome(summary(wanted, wanted.marked))
-        failures = self._apply(wanted, changes)
-        log_changes(changes, is_repair=False)
-        return Outcome(summary(wanted, wanted.marked), (changes,), failures)
+        self._is_in_force = False
+        took, failures = self._apply(wanted, changes, is_repair=False)
+        self._is_in_force = not failures
+        return Outcome(summary(wanted, wanted.marked), (took,) if took else (), failures)
 
     def planned(self, entry: FdbEntry) -> FdbEntry | None:
         """The FDB entry that is wanted in the place of that one; may be asked from any thread."""
@@ -167,13 +173,17 @@ class Engine:
             for family in (4, 6)
         ]
 
-    def _apply(self, wanted: Desired, changes: Changes) -> tuple[Failure, ...]:
+    def _apply(self, wanted: Desired, changes: Changes, *, is_repair: bool) -> tuple[Changes, tuple[Failure, ...]]:
+        """Write; what took, which is logged, and what failed."""
         self._wanted = wanted
         change = changes.nft
         if change is not None and change.table is not None:
             is_whole = change.is_new or change.write_rules
             self.has_new_remotes |= is_whole or any(pods_set("remote", family) in change.add for family in (4, 6))
-        return self.kernel.apply(changes).failures
+        failures = self.kernel.apply(changes).failures
+        took = changes.without(failures)
+        log_changes(took, is_repair=is_repair)
+        return took, failures
 
 
 def _mtus(local: LocalNode, wanted: Desired, state: KernelState) -> dict[tuple[str, int], int]:

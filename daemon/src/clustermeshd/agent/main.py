@@ -8,7 +8,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -38,15 +38,26 @@ def run(options: AgentOptions) -> int:
     """Runs until SIGTERM or SIGINT, which leave the data plane in place; exit status 0 then, 1 on failure."""
     logs.configure(options.log_format, options.log_level)
     sys.setswitchinterval(_TURN_S)
+    status = 1
     try:
+        options.check()
         if not options.dry_run:
             _require_capability()
         if options.uninstall:
             return once.uninstall(options.dataplane)
-        return asyncio.run(_run_once(options) if options.once else _Process(options).run())
-    except MeshError as error:
-        _LOG.error("%s", error)  # a message for people, no traceback
-        return 1
+        status = asyncio.run(_run_once(options) if options.once else _Process(options).run())
+    except* MeshError as found:  # alone, or out of a group of tasks
+        for text in dict.fromkeys(map(str, _single(found))):
+            _LOG.error("%s", text)  # a message for people, no traceback
+    return status
+
+
+def _single(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from _single(one)
+    else:
+        yield error
 
 
 def _require_capability() -> None:
@@ -102,14 +113,12 @@ class _Process:
         self._is_ready = False
         self._mtus: Mapping[tuple[str, int], int] = {}
         self._last_beat = time.monotonic()
-        self._inputs_changed = time.monotonic()
 
     async def run(self) -> int:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         options = self._options
-        self._metrics.input_age.set_function(lambda: time.monotonic() - self._inputs_changed)
         self._notifier.status(f"waiting for the API server and Node {options.node_name}")
         thread = KernelThread(options.dataplane)
         try:
@@ -124,6 +133,7 @@ class _Process:
                 ),
                 asyncio.TaskGroup() as group,
             ):
+                self._metrics.input_age.set_function(lambda: client.heard_age_s)
                 tasks = [group.create_task(part) for part in self._parts(client, thread)]
                 _LOG.info("clustermeshd agent %s started for node %s", __version__, options.node_name)
                 await stop.wait()
@@ -136,7 +146,7 @@ class _Process:
         return 0
 
     def _parts(self, client: Client, thread: KernelThread) -> tuple[Coroutine[None, None, None], ...]:
-        inputs = ClusterInputs(client, self._options.node_name, lambda: self._on_input(reconciler))
+        inputs = ClusterInputs(client, self._options.node_name, lambda: reconciler.wake())
         probing = self._options.probing
 
         def on_outcome(outcome: Outcome) -> None:
@@ -162,10 +172,6 @@ class _Process:
         )
         parts = inputs.run(), writer.run(), reconciler.run()
         return (*parts, prober.run()) if probing.sample else parts
-
-    def _on_input(self, reconciler: Reconciler) -> None:
-        self._inputs_changed = time.monotonic()
-        reconciler.wake()
 
     def _on_beat(self) -> None:
         self._last_beat = time.monotonic()

@@ -69,6 +69,11 @@ class AgentOptions:
             uninstall=arguments.uninstall,
         )
 
+    def check(self) -> None:
+        """Refused: a setting that cannot be, by the name of its flag."""
+        self.dataplane.check()
+        self.probing.check()
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the agent's flags to ``parser``."""

@@ -54,9 +54,10 @@ class Conntrack:
         size = len(next(iter(scope.remote))) // 2
         family = _HEADER.pack(address_family(bytes(size)), 0, 0)
         local, remote = _Ranges(scope.local), _Ranges(scope.remote)
-        entries = self._netlink.dump(_GET, family)
         stale = [
-            (Request(_DELETE, 0, family + key), None) for key in _stale(entries, size, local, remote, scope.tunnel)
+            (Request(_DELETE, 0, family + key), None)
+            for entries in self._netlink.read(_GET, family)  # there may be a million
+            for key in _stale(entries, size, local, remote, scope.tunnel)
         ]
         for rejected in self._netlink.batch(stale):
             if rejected.code != errno.ENOENT:  # it ended meanwhile

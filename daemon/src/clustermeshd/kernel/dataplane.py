@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import chain
 from typing import Any, Final
 
 from clustermeshd.kernel import addresses, links, messages, nftables, rules, sysctls
+from clustermeshd.kernel.leftovers import find_leftovers
 from clustermeshd.kernel.libnftables import NftError
 from clustermeshd.kernel.memory import Memory, fingerprint
-from clustermeshd.kernel.messages import RouteMark
+from clustermeshd.kernel.messages import FIRST_NEXTHOP, RouteMark
 from clustermeshd.kernel.netlink import Netlink, NetlinkError, Request
 from clustermeshd.kernel.state import (
     Changes,
@@ -25,12 +26,17 @@ from clustermeshd.kernel.state import (
     Device,
     Failure,
     FdbEntry,
+    FormerRoute,
+    FormerRule,
+    FormerTable,
     KernelState,
+    Leftover,
     Marked,
     Neighbour,
     Nexthop,
     Report,
     Route,
+    Rule,
     Surroundings,
     found,
     keyed,
@@ -40,9 +46,9 @@ from clustermeshd.model.settings import Dataplane
 
 _GONE: Final = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL})
 MAC_PREFIX: Final = b"\x0e"  # model.addresses.vtep_mac
-FIRST_NEXTHOP: Final = 1 << 30  # our nexthop ids start here, far above what routing daemons count up to
 NOTHING: Final = Marked()
 _BULK: Final = ("fdb", "neighbours", "nexthops", "routes")
+_LEADING: Final = (*_BULK, "devices", "rules")  # what leads packets into the mesh
 _ADDRESS_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 
 
@@ -55,7 +61,9 @@ class Kernel:
         self._netlink = Netlink()
         self._table = nftables.Table(settings)
         self._memory = Memory()
-        self.has_nexthops = settings.use_nexthops and self._probe_nexthops()
+        self._knows_nexthops = self._probe_nexthops()
+        self.has_nexthops = settings.use_nexthops and self._knows_nexthops
+        self._may_have_leftovers = True  # they come with a start under other settings, and with nothing else
 
     @property
     def ports(self) -> frozenset[int]:
@@ -79,11 +87,22 @@ class Kernel:
         indexes = {link.index: link.name for link in all_links.values()}
         everything, ours = addresses.dump_addresses(netlink, all_links, settings.route_protocol)
         devices = {name: vxlans[name] for name in names & vxlans.keys() if self._is_ours(vxlans[name])}
+        former = {name: device for name, device in vxlans.items() if device.is_marked and name not in names}
         own = {name: all_links[name].index for name in devices}
+        all_own = own | {name: all_links[name].index for name in former}
         fdb, neighbours = self._dump_fdb(own, expected.fdb), self._dump_neighbours(own, expected.neighbours)
-        nexthops, foreign_nexthops = self._dump_nexthops(indexes, own, expected.nexthops)
+        nexthops, foreign_nexthops, protocols = self._dump_nexthops(indexes, all_own, expected.nexthops)
         routes, foreign_routes = self._dump_routes(indexes, own, expected.routes)
         table = self._table.observe(expected.nft)
+        own_rules, other_rules = rules.dump_rules(netlink, settings)
+        leftovers: dict[object, Leftover] = keyed(former.values())
+        if self._may_have_leftovers:
+            left = find_leftovers(netlink, settings, indexes, all_own, nexthops, other_rules, protocols)
+            more: list[Leftover] = [*left.routes, *left.rules, *map(FormerTable, self._table.former())]
+            leftovers |= keyed(more)
+            foreign_routes -= {value.route.key for value in left.routes if value.table == settings.table}
+            ours |= left.addresses(netlink, all_links)
+            self._may_have_leftovers = bool(leftovers or left.protocols)
         marked = Marked(
             devices=keyed(devices.values()),
             addresses=ours,
@@ -91,7 +110,8 @@ class Kernel:
             fdb=fdb,
             neighbours=neighbours,
             routes=routes,
-            rules=rules.dump_rules(netlink, settings),
+            rules=own_rules,
+            leftovers=leftovers,
             nft=table,
         )
         around = Surroundings(
@@ -101,7 +121,7 @@ class Kernel:
             foreign_routes=foreign_routes,
             foreign_nexthops=foreign_nexthops,
             forwarding=sysctls.read_forwarding(),
-            rival_vxlans=tuple(device for name, device in vxlans.items() if name not in devices),
+            rival_vxlans=tuple(device for name, device in vxlans.items() if name not in all_own),
             has_foreign_nft=self._table.is_foreign,
             has_nexthops=self.has_nexthops,
         )
@@ -132,28 +152,36 @@ class Kernel:
         }
 
         def entries() -> Iterator[Neighbour]:
-            return chain.from_iterable(messages.neighbours(dump, name, own[name]) for (name, _), dump in dumps.items())
+            protocol = self._mark.protocol
+            return chain.from_iterable(
+                messages.neighbours(dump, name, own[name], protocol) for (name, _), dump in dumps.items()
+            )
 
         steady = chain.from_iterable(map(messages.without_ages, dumps.values()))
         return self._memory.recall("neighbours", fingerprint(steady, own), lambda: (found(entries, expected), None))[0]
 
     def _dump_nexthops(
         self, names: Mapping[int, str], own: Mapping[str, int], expected: Mapping[object, Nexthop]
-    ) -> tuple[Mapping[object, Nexthop], frozenset[int]]:
-        payloads = self._dump(messages.RTM_GETNEXTHOP, messages.DUMP_NEXTHOPS) if self.has_nexthops else []
-        foreign = set()
+    ) -> tuple[Mapping[object, Nexthop], frozenset[int], frozenset[int]]:
+        """Ours; ids of others'; and protocols other than ours that some of ours bear."""
+        payloads = self._dump(messages.RTM_GETNEXTHOP, messages.DUMP_NEXTHOPS) if self._knows_nexthops else []
+        foreign, former = set(), set()
 
         def ours() -> Iterator[Nexthop]:
             for protocol, value in messages.nexthops(payloads, names):
-                if protocol == self._mark.protocol and value.id >= FIRST_NEXTHOP:
+                if value.id >= FIRST_NEXTHOP and protocol == self._mark.protocol:
                     yield value
+                elif value.id >= FIRST_NEXTHOP and protocol > messages.LAST_RESERVED and value.device in own:
+                    former.add(protocol)
+                    yield value._replace(device="")
                 else:
                     foreign.add(value.id)
 
-        def parse() -> tuple[Mapping[object, Nexthop], frozenset[int]]:
-            return found(ours, expected), frozenset(foreign)
+        def parse() -> tuple[Mapping[object, Nexthop], tuple[frozenset[int], frozenset[int]]]:
+            return found(ours, expected), (frozenset(foreign), frozenset(former))
 
-        return self._memory.recall("nexthops", fingerprint(payloads, own), parse)
+        nexthops, (others, protocols) = self._memory.recall("nexthops", fingerprint(payloads, own), parse)
+        return nexthops, others, protocols
 
     def _dump_routes(
         self, names: Mapping[int, str], own: Mapping[str, int], expected: Mapping[object, Route]
@@ -166,10 +194,10 @@ class Kernel:
         foreign = set()
 
         def ours() -> Iterator[Route]:
-            for is_ours, route in messages.routes(payloads, self._mark, names):
-                if is_ours:
+            for mark, route in messages.routes(payloads, names):
+                if mark == self._mark:
                     yield route
-                else:
+                elif mark.table == self._mark.table:  # not every kernel filters
                     foreign.add(route.key)
 
         def parse() -> tuple[Mapping[object, Route], frozenset[object]]:
@@ -228,6 +256,9 @@ class _Writer:
     def apply(self, changes: Changes) -> Report:
         self._refresh_indexes()
         self._remove_first(changes)
+        is_in_the_way = self._is_in_the_way(changes)
+        if is_in_the_way:
+            self._remove_leftovers(changes)
         if changes.devices.put:
             self._put_devices(changes.devices)
             self._refresh_indexes()
@@ -242,14 +273,19 @@ class _Writer:
             "routes", changes.routes, lambda value: messages.put_route(value, self._mark, self._index(value.device))
         )
         self._put("rules", changes.rules, lambda value: rules.put_rule(value, self._mark.protocol))
+        self._delete("rules", self._rules_gone(changes, is_replaced=True), self._delete_rule)
+        if not is_in_the_way and self._is_replaced(changes, (FormerRule, FormerRoute, Device), _LEADING):
+            self._remove_leftovers(changes)
         self._remove_last(changes)
         if table_dies:
             self._change_nft(changes)
+        if self._is_replaced(changes, (FormerTable,), ("nftables",)):
+            self._remove_tables(changes)
         return Report(self._written, self._removed, tuple(self._failures))
 
     def _remove_first(self, changes: Changes) -> None:
         """Rules and routes go before what they lean on; what stays must never point at something half gone."""
-        self._delete("rules", changes.rules, lambda value: rules.delete_rule(value, self._mark.protocol))
+        self._delete("rules", self._rules_gone(changes, is_replaced=False), self._delete_rule)
         self._delete("routes", changes.routes, lambda value: messages.delete_route(value, self._mark))
 
     def _remove_last(self, changes: Changes) -> None:
@@ -261,6 +297,55 @@ class _Writer:
         for device in changes.devices.delete:
             self._try("devices", device, partial(links.delete_device, self._netlink, device.name))
             self._removed += 1
+
+    @staticmethod
+    def _rules_gone(changes: Changes, *, is_replaced: bool) -> Delta[Rule]:
+        """Rules to remove of families that get another one, or of those that get none."""
+        families = {rule.family for rule in changes.rules.put}
+        return Delta(delete=tuple(rule for rule in changes.rules.delete if (rule.family in families) == is_replaced))
+
+    def _delete_rule(self, value: Rule) -> Request:
+        return rules.delete_rule(value, self._mark.protocol)
+
+    @staticmethod
+    def _is_in_the_way(changes: Changes) -> bool:
+        """Whether a leftover device holds the numbers of one that is to be made: the kernel takes them once only."""
+        taken = {(value.vni, value.port) for value in changes.leftovers.delete if isinstance(value, Device)}
+        return any((device.vni, device.port) in taken for device in changes.devices.put)
+
+    def _is_replaced(self, changes: Changes, former: tuple[type, ...], kinds: Collection[str]) -> bool:
+        """Whether nothing failed of those kinds, which replace such leftovers; else they stay, and are told."""
+        is_written = changes.nft is not None and changes.nft.table is not None
+        if not is_written and not any(delta.put for _, delta in changes.deltas()):
+            return True  # nothing takes their place
+        if not any(failure.kind in kinds for failure in self._failures):
+            return True
+        reason = "stays until what takes its place is written"
+        staying = (value for value in changes.leftovers.delete if isinstance(value, former))
+        self._failures += [Failure("leftovers", str(value), reason) for value in staying]
+        return False
+
+    def _remove_leftovers(self, changes: Changes) -> None:
+        """The rule while routes still tell that it is ours; devices last, since nexthops and routes go with them."""
+        gone = changes.leftovers.delete
+        former_rules = Delta(delete=tuple(value for value in gone if isinstance(value, FormerRule)))
+        former_routes = Delta(delete=tuple(value for value in gone if isinstance(value, FormerRoute)))
+        self._delete("leftovers", former_rules, lambda value: rules.delete_rule(value.rule, value.protocol))
+        self._delete(
+            "leftovers",
+            former_routes,
+            lambda value: messages.delete_route(value.route, RouteMark(value.table, value.protocol)),
+        )
+        for device in gone:
+            if isinstance(device, Device):
+                self._try("leftovers", device, partial(links.delete_device, self._netlink, device.name))
+                self._removed += 1
+
+    def _remove_tables(self, changes: Changes) -> None:
+        for table in changes.leftovers.delete:
+            if isinstance(table, FormerTable):
+                self._try("leftovers", table, partial(self._table.remove_former, table.name))
+                self._removed += 1
 
     def _put_neighbour(self, value: Neighbour) -> Request:
         return messages.put_neighbour(value, *self._on(value.device))
@@ -321,10 +406,13 @@ class _Writer:
     def _send(self, kind: str, requests: Iterable[tuple[Request, object]], ignored: frozenset[int]) -> None:
         for rejected in self._netlink.batch(requests):
             if rejected.code not in ignored:
-                self._failures.append(Failure(kind, str(rejected.subject), rejected.text))
+                self._failures.append(
+                    Failure(kind, str(rejected.subject), rejected.text, rejected.code, rejected.subject)
+                )
 
     def _try(self, kind: str, subject: object, act: Callable[[], None]) -> None:
         try:
             act()
         except (NetlinkError, NftError, Refused) as error:
-            self._failures.append(Failure(kind, str(subject), str(error)))
+            code = error.code if isinstance(error, NetlinkError) else 0
+            self._failures.append(Failure(kind, str(subject), str(error), code))

@@ -58,6 +58,8 @@ _NHA_ID, _NHA_OIF, _NHA_GATEWAY = 1, 5, 6
 NUD_PERMANENT, _NTF_SELF = 0x80, 0x02
 _RTN_UNICAST, _RTNH_F_ONLINK, _RTM_F_CLONED, _RT_SCOPE_NOWHERE = 1, 4, 0x200, 255
 _RT_TABLE_UNSPEC, _RT_TABLE_COMPAT = 0, 252
+FIRST_NEXTHOP: Final = 1 << 30  # our nexthop ids start here, far above what routing daemons count up to
+LAST_RESERVED: Final = 4  # protocols up to this one are the kernel's, or those of people (RTPROT_STATIC)
 
 
 def address_family(address: Packed) -> int:
@@ -140,7 +142,7 @@ def dump_fdb(index: int) -> bytes:
     return dump_neighbours(AF_BRIDGE, index)
 
 
-_NEIGHBOURS: Final = Reader(12, [(_NDA_DST,), (_NDA_LLADDR,)], spans=[(4, 6)], ignored=_AGES)
+_NEIGHBOURS: Final = Reader(12, [(_NDA_DST,), (_NDA_LLADDR,), (_NDA_PROTOCOL,)], spans=[(4, 6)], ignored=_AGES)
 
 
 def without_ages(payloads: Sequence[bytes]) -> Iterable[bytes]:
@@ -148,19 +150,20 @@ def without_ages(payloads: Sequence[bytes]) -> Iterable[bytes]:
     return _NEIGHBOURS.steady(payloads)
 
 
-def neighbours(payloads: Sequence[bytes], device: str, index: int) -> Iterator[Neighbour]:
+def neighbours(payloads: Sequence[bytes], device: str, index: int, protocol: int) -> Iterator[Neighbour]:
     """Permanent unicast neighbours of that device, without what the kernel learned or made itself."""
     found = _NEIGHBOURS.read(payloads)
-    for where, address, mac in found:
+    expected = (bytes((protocol,)), None)  # it is told only where there is one
+    for where, address, mac, bearing in found:
         found_index, state = _INDEX_STATE.unpack(where or b"")
         if found_index == index and state & NUD_PERMANENT and address and mac and len(mac) == _MAC_BYTES:
-            yield Neighbour(device, address, mac)
+            yield Neighbour(device, address, mac if bearing in expected else b"")
 
 
 def fdb_entries(payloads: Sequence[bytes], device: str, index: int) -> Iterator[FdbEntry]:
     """FDB entries of that device that say where a MAC lives."""
     found = _NEIGHBOURS.read(payloads)
-    for where, destination, mac in found:
+    for where, destination, mac, _ in found:
         if _INDEX_STATE.unpack(where or b"")[0] == index and destination and mac and len(mac) == _MAC_BYTES:
             yield FdbEntry(device, mac, destination)
 
@@ -216,6 +219,11 @@ def dump_routes(family: int, table: int) -> bytes:
     return _RTMSG.pack(family, 0, 0, 0, _RT_TABLE_UNSPEC, 0, 0, 0, 0) + attribute(_RTA_TABLE, _U32.pack(table))
 
 
+def dump_routes_by(family: int, index: int) -> bytes:
+    """Payload of a dump of the routes of all tables that lead to one device, by nexthop objects too."""
+    return _RTMSG.pack(family, 0, 0, 0, _RT_TABLE_UNSPEC, 0, 0, 0, 0) + attribute(_RTA_OIF, _U32.pack(index))
+
+
 _ROUTES: Final = Reader(12, _ROUTE_PATHS, spans=[(0, 12)], ignored=[(_RTA_CACHEINFO,)])
 
 
@@ -224,14 +232,16 @@ def without_cache(payloads: Sequence[bytes]) -> Iterable[bytes]:
     return _ROUTES.steady(payloads)
 
 
-def routes(payloads: Sequence[bytes], mark: RouteMark, names: Mapping[int, str]) -> Iterator[tuple[bool, Route]]:
-    """Whether it is ours, and the route, of dumped objects of our table; the kernel's own entries are left out."""
-    found = _ROUTES.read(payloads)
-    table = _U32.pack(mark.table)
-    for header, where, prefix, nexthop, source, mtu, priority, gateway, oif in found:
-        family, length, _, _, _, protocol, _, _, flags = _RTMSG.unpack(header or b"")
-        if where != table or flags & _RTM_F_CLONED:
+def routes(payloads: Sequence[bytes], names: Mapping[int, str]) -> Iterator[tuple[RouteMark, Route]]:
+    """Table and protocol, and the route, of dumped objects; the kernel's own entries are left out."""
+    marks: dict[tuple[bytes | None, int], RouteMark] = {}
+    for header, where, prefix, nexthop, source, mtu, priority, gateway, oif in _ROUTES.read(payloads):
+        family, length, _, _, table, protocol, _, _, flags = _RTMSG.unpack(header or b"")
+        if flags & _RTM_F_CLONED:
             continue
+        mark = marks.get((where, protocol))
+        if mark is None:
+            mark = marks[where, protocol] = RouteMark(_number(where) or table, protocol)
         metric = _number(priority)
         route = Route(
             prefix=prefix or b"\0" * (4 if family == socket.AF_INET else 16),
@@ -243,7 +253,7 @@ def routes(payloads: Sequence[bytes], mark: RouteMark, names: Mapping[int, str])
         )
         if not nexthop and gateway:
             route = route._replace(nexthop=metric, device=names.get(_number(oif), ""), gateway=gateway)
-        yield protocol == mark.protocol, route
+        yield mark, route
 
 
 def _number(value: bytes | None) -> int:

@@ -214,20 +214,35 @@ class Netlink:
                 if message.sequence == last or (acknowledged and code and message.sequence == first):
                     return rejected
 
+    def read(self, kind: int, payload: bytes) -> Iterator[Sequence[bytes]]:
+        """Payloads of all objects, datagram by datagram: for a table that may be large and never stands still.
+
+        To be read to its end. Objects that come or go meanwhile may be in it or not.
+        """
+        return (payloads for payloads, _ in self._dumped(kind, payload))
+
     def _dump_once(self, kind: int, payload: bytes) -> list[bytes] | None:
-        self._sequence = sequence = self._sequence + 1
-        self._send(_HEADER.pack(16 + len(payload), kind, _F_REQUEST | _F_DUMP, sequence, 0) + payload)
         found: list[bytes] = []
         interrupted = 0
+        for payloads, flag in self._dumped(kind, payload):
+            found += payloads
+            interrupted |= flag
+        return None if interrupted else found
+
+    def _dumped(self, kind: int, payload: bytes) -> Iterator[tuple[Sequence[bytes], int]]:
+        """Of each datagram its payloads, and whether one says that the table changed underneath."""
+        self._sequence = sequence = self._sequence + 1
+        self._send(_HEADER.pack(16 + len(payload), kind, _F_REQUEST | _F_DUMP, sequence, 0) + payload)
         while True:
             data = self._datagram()
             alike = _alike(data, sequence)
             if alike is not None:
-                found += alike[0]
-                interrupted |= alike[1]
+                yield alike
                 continue
+            found: list[bytes] = []
+            interrupted, is_done = 0, False
             start, end = 0, len(data)
-            while start + 16 <= end:
+            while start + 16 <= end and not is_done:
                 length, got, flags, number, port = _HEADER.unpack_from(data, start)
                 if length < 16:
                     break
@@ -237,9 +252,13 @@ class Netlink:
                         code, text = _error(Received(got, flags, number, port, data[start + 16 : start + length]))
                         if code:
                             raise NetlinkError(code, explain(code, text))
-                        return None if interrupted else found
-                    found.append(data[start + 16 : start + length])
+                        is_done = True
+                    else:
+                        found.append(data[start + 16 : start + length])
                 start += (length + 3) & ~3
+            yield found, interrupted
+            if is_done:
+                return
 
     def _drain(self) -> None:
         self.socket.setblocking(False)

@@ -141,6 +141,13 @@ class Table:
             },
         )
 
+    def former(self) -> list[str]:
+        """Names of other tables that bear our mark: ours, by an earlier setting."""
+        return [name for name, comment in self._dump.others().items() if comment == MARK]
+
+    def remove_former(self, name: str) -> None:
+        self._nft.run(f"delete table inet {name}\n")
+
     def confirm(self, wanted: Mapping[str, Set[Element]]) -> None:
         """The last look found these elements."""
         self._sets.memory.confirm(wanted)

@@ -45,6 +45,16 @@ class Dump:
         found = next(self._objects(_GET_TABLE), None)
         return None if found is None else found.get(_TABLE_USERDATA, b"")
 
+    def others(self) -> dict[str, str]:
+        """Comment of each table of another name."""
+        payloads = self._netlink.dump(_GET_TABLE, HEADER.pack(INET, 0, 0))
+        tables = (attributes(payload, 4) for payload in payloads)
+        return {
+            _text(found[TABLE]): _comment(found.get(_TABLE_USERDATA, b""))
+            for found in tables
+            if found[TABLE] != self._table
+        }
+
     def chains(self) -> dict[str, BaseChain | None]:
         """Each chain; None of one that is no base chain."""
         chains: dict[str, BaseChain | None] = {}

@@ -3,7 +3,8 @@
 Every value has a ``key`` (what identifies the object to the kernel) and compares by all fields, so that a difference
 is dictionary work. The four kinds that come in tens of thousands are tuples: made and compared ten times as fast.
 Marks (table, protocol, device names) are not repeated in each value: they come from ``model.settings.Dataplane`` and
-hold for all of them.
+hold for all of them. What bears a mark of earlier settings is a leftover (``Former...``, or a device), and goes; or,
+where it is the same object to the kernel, a value unlike any that is wanted, so that it is written anew.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, field
-from typing import Final, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
-KINDS: Final = ("devices", "addresses", "nexthops", "fdb", "neighbours", "routes", "rules")  # in order of writing
+KINDS: Final = ("devices", "addresses", "nexthops", "fdb", "neighbours", "routes", "rules", "leftovers")
 Packed: TypeAlias = bytes  # an address as it stands in a packet: 4 or 16 bytes
 Element: TypeAlias = bytes  # of an nftables set: its key; of an interval set, its lowest key and then its highest
 
@@ -72,9 +73,10 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class HostAddress:
-    """A tunnel address on ``lo``, as /32 or /128."""
+    """A tunnel address on ``lo``, as /32 or /128. ``is_marked``: by our protocol, not that of earlier settings."""
 
     address: Packed
+    is_marked: bool = True
 
     @property
     def key(self) -> Packed:
@@ -85,7 +87,7 @@ class HostAddress:
 
 
 class Nexthop(NamedTuple):
-    """One remote node for one inner family."""
+    """One remote node for one inner family. Without device where it bears the protocol of earlier settings."""
 
     id: int
     device: str
@@ -115,7 +117,10 @@ class FdbEntry(NamedTuple):
 
 
 class Neighbour(NamedTuple):
-    """Which MAC answers for a gateway: permanent, so that nothing is ever asked on the wire."""
+    """Which MAC answers for a gateway: permanent, so that nothing is ever asked on the wire.
+
+    Without MAC where it bears the protocol of earlier settings.
+    """
 
     device: str
     address: Packed
@@ -170,6 +175,51 @@ class Rule:
 
     def __str__(self) -> str:
         return f"rule v{self.family} priority {self.priority} table {self.table}"
+
+
+class FormerRoute(NamedTuple):
+    """A route of ours with the table or protocol of earlier settings."""
+
+    route: Route
+    table: int
+    protocol: int
+
+    @property
+    def key(self) -> tuple[object, int, int]:
+        return self.route.key, self.table, self.protocol
+
+    def __str__(self) -> str:
+        return f"{self.route} table {self.table} proto {self.protocol}"
+
+
+class FormerRule(NamedTuple):
+    """A rule of ours with the protocol, or the table and priority, of earlier settings."""
+
+    rule: Rule
+    protocol: int
+
+    @property
+    def key(self) -> tuple[object, int]:
+        return self.rule.key, self.protocol
+
+    def __str__(self) -> str:
+        return f"{self.rule} proto {self.protocol}"
+
+
+class FormerTable(NamedTuple):
+    """An nftables table of ours with the name of earlier settings."""
+
+    name: str
+
+    @property
+    def key(self) -> str:
+        return f"nftables {self.name}"
+
+    def __str__(self) -> str:
+        return f"nftables table {self.name}"
+
+
+Leftover: TypeAlias = Device | FormerRoute | FormerRule | FormerTable
 
 
 class BaseChain(NamedTuple):
@@ -238,6 +288,7 @@ class Marked:
     neighbours: Mapping[object, Neighbour] = field(default_factory=dict)
     routes: Mapping[object, Route] = field(default_factory=dict)
     rules: Mapping[object, Rule] = field(default_factory=dict)
+    leftovers: Mapping[object, Leftover] = field(default_factory=dict)  # of earlier settings; none is ever wanted
     nft: NftTable | None = None
 
 
@@ -332,6 +383,7 @@ class Changes:
     neighbours: Delta[Neighbour] = Delta()
     routes: Delta[Route] = Delta()
     rules: Delta[Rule] = Delta()
+    leftovers: Delta[Leftover] = Delta()
     nft: NftChange | None = None
 
     def __bool__(self) -> bool:
@@ -341,14 +393,30 @@ class Changes:
         """Kind and delta, in the order in which additions are written."""
         return tuple((kind, getattr(self, kind)) for kind in KINDS)
 
+    def without(self, failures: Collection[Failure]) -> Changes:
+        """Those that took, where these failed."""
+        if not failures:
+            return self
+        failed = {(failure.kind, failure.object) for failure in failures}
+
+        def took(kind: str, values: Iterable[Value]) -> tuple[Value, ...]:
+            return tuple(value for value in values if (kind, str(value)) not in failed)
+
+        deltas: dict[str, Any] = {
+            kind: Delta(took(kind, delta.put), took(kind, delta.delete)) for kind, delta in self.deltas()
+        }
+        return Changes(**deltas, nft=None if any(kind == "nftables" for kind, _ in failed) else self.nft)
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One object that could not be written or removed."""
+    """One object that could not be written or removed; ``code`` is the errno, 0 where the kernel gave none."""
 
     kind: str
     object: str
     reason: str
+    code: int = 0
+    value: Any = field(default=None, compare=False)  # the object itself, of the kinds that belong to a remote node
 
 
 @dataclass(frozen=True, slots=True)

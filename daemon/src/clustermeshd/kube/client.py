@@ -103,6 +103,11 @@ class Client:
         """What is used now; another one after credentials were read again."""
         return self._access
 
+    @property
+    def heard_age_s(self) -> float:
+        """Seconds since the server last answered or said anything; it is asked while a watch of it is silent."""
+        return self._clock() - self._heard_at
+
     async def __aenter__(self) -> Client:
         return self
 

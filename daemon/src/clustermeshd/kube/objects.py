@@ -383,6 +383,8 @@ class MeshNodePeer(Struct, frozen=True, omit_defaults=False):
     overlay_routing_mode: str = "Disabled"
     wanted_nodes: int = 0
     programmed_nodes: int = 0
+    failed_nodes: int = 0
+    failed_reason: str = ""
     wanted_routes: int = 0
     programmed_routes: int = 0
 

@@ -13,6 +13,7 @@ ValueT = TypeVar("ValueT", bound=Value)
 def diff(desired: Marked, actual: Marked) -> Changes:
     """What must be written and removed to turn ``actual`` into ``desired``; empty where they are equal."""
     lost = _devices(desired, actual, lambda wanted, found: wanted.needs_rebuild(found))
+    lost |= {value.name for value in actual.leftovers.values() if isinstance(value, Device)}
     renewed = _devices(desired, actual, lambda wanted, found: wanted.mac != found.mac)  # the kernel drops neighbours
     dropped = lost | renewed
     return Changes(
@@ -25,6 +26,7 @@ def diff(desired: Marked, actual: Marked) -> Changes:
         ),
         routes=_delta(desired.routes, actual.routes, _routes_lost(actual, lost) if lost else None),
         rules=_delta(desired.rules, actual.rules),
+        leftovers=_delta(desired.leftovers, actual.leftovers),
         nft=_nft(desired.nft, actual.nft),
     )
 

@@ -16,11 +16,15 @@ from clustermeshd.model.addresses import BITS, Point, Prefix, parse_point, parse
 
 
 class Problem(NamedTuple):
-    """An input that was not programmed, or a fact that needs a human. ``reason`` is stable CamelCase."""
+    """An input that was not programmed, or a fact that needs a human. ``reason`` is stable CamelCase.
+
+    ``cluster`` is that of a remote node that is not programmed at all.
+    """
 
     reason: str
     object: str
     message: str
+    cluster: str = ""
 
 
 class Peer(NamedTuple):

@@ -8,7 +8,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-from clustermeshd.kernel.dataplane import FIRST_NEXTHOP
+from clustermeshd.kernel.messages import FIRST_NEXTHOP
 from clustermeshd.model.addresses import BITS, Point, Prefix
 from clustermeshd.plan.overlay_claims import Peer
 

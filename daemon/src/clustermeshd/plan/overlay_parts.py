@@ -94,7 +94,7 @@ class Maker(NamedTuple):
             reason, message = "DuplicateMAC", "another node has the same tunnel MAC"
         else:
             return None
-        return Problem(reason, peer.name, message)
+        return Problem(reason, peer.name, message, peer.cluster_name)
 
 
 def pod_elements(side: str, prefixes: Collection[Prefix]) -> Iterator[tuple[str, Element]]:

@@ -37,10 +37,10 @@ class Summary(NamedTuple):
     objects: Mapping[str, int]  # programmed ones, by kind
 
 
-def summary(wanted: Desired, actual: Marked) -> Summary:
+def summary(wanted: Desired, actual: Marked, failures: Sequence[Failure] = ()) -> Summary:
     """``actual`` may be ``wanted.marked`` itself, where everything wanted is known to be there."""
     objects = {kind: len(getattr(actual, kind)) for kind in KINDS}
-    return Summary(_devices(wanted, actual), _peers(wanted, actual), wanted.problems, objects)
+    return Summary(_devices(wanted, actual), _peers(wanted, actual, failures), wanted.problems, objects)
 
 
 def status(
@@ -105,28 +105,77 @@ def _devices(wanted: Desired, actual: Marked) -> tuple[MeshNodeDevice, ...]:
     )
 
 
-def _peers(wanted: Desired, actual: Marked) -> tuple[MeshNodePeer, ...]:
+def _peers(wanted: Desired, actual: Marked, failures: Sequence[Failure]) -> tuple[MeshNodePeer, ...]:
     """Per remote cluster, what should be and what is; a node is programmed when all that leads to it is."""
     marked = wanted.marked
     missing_nodes: Counter[str] = Counter()
     missing_routes: Counter[str] = Counter()
     if actual is not marked:
         routes = [route for key, route in marked.routes.items() if actual.routes.get(key) != route]
-        missing = {route.nexthop for route in routes}
-        missing |= {found.id for key, found in marked.nexthops.items() if actual.nexthops.get(key) != found}
+        missing = {route.nexthop for route in routes} | _cut_off(marked, actual)
         missing_routes = Counter(wanted.owners[route.nexthop][0] for route in routes)
         missing_nodes = Counter(cluster for cluster, _ in {wanted.owners[number] for number in missing})
+    reasons = _reasons(wanted, failures)
     return tuple(
         MeshNodePeer(
             name=name,
             overlay_routing_mode=peer.overlay_routing_mode,
             wanted_nodes=peer.nodes,
             programmed_nodes=peer.reached - missing_nodes[name],
+            failed_nodes=(failed := peer.nodes - peer.reached + missing_nodes[name]),
+            failed_reason=(reasons.get(name) or reasons.get("", "")) if failed else "",
             wanted_routes=peer.routes,
             programmed_routes=peer.routes - missing_routes[name],
         )
         for name, peer in sorted(wanted.peers.items())
     )
+
+
+def _cut_off(marked: Marked, actual: Marked) -> set[int]:
+    """Nexthop ids of nodes that lack their nexthop, their neighbour or their FDB entry."""
+    missing = {found.id for key, found in marked.nexthops.items() if actual.nexthops.get(key) != found}
+    macs = {(entry.device, entry.mac) for key, entry in marked.fdb.items() if actual.fdb.get(key) != entry}
+    neighbours = [
+        entry
+        for key, entry in marked.neighbours.items()
+        if actual.neighbours.get(key) != entry or (entry.device, entry.mac) in macs
+    ]
+    ids = _gateways(marked) if neighbours else {}
+    return missing | {ids[entry.key] for entry in neighbours if entry.key in ids}
+
+
+def _gateways(marked: Marked) -> dict[tuple[str, bytes], int]:
+    """Nexthop id by device and gateway, with nexthop objects and without."""
+    ids = {(route.device, route.gateway): route.nexthop for route in marked.routes.values() if route.gateway}
+    return ids | {(nexthop.device, nexthop.gateway): nexthop.id for nexthop in marked.nexthops.values()}
+
+
+def _reasons(wanted: Desired, failures: Sequence[Failure]) -> dict[str, str]:
+    """Why a cluster's nodes are not programmed, by its name; by "" why any is not of which nothing else is known.
+
+    Where a device fails, all on it does: then the device is the reason.
+    """
+    reasons: dict[str, str] = {}
+    device = next((failure for failure in failures if failure.kind == "devices"), None)
+    clusters = _clusters(wanted) if failures else {}
+    for failure in failures:
+        cluster = clusters.get(failure.value, "")
+        told = device if device is not None and cluster else failure
+        reasons.setdefault(cluster, f"{told.object}: {told.reason}")
+    for problem in wanted.problems:
+        reasons.setdefault(problem.cluster, f"{problem.object}: {problem.message}")
+    return reasons
+
+
+def _clusters(wanted: Desired) -> dict[object, str]:
+    """The remote cluster of each object that leads to one of its nodes."""
+    marked, ids = wanted.marked, _gateways(wanted.marked)
+    owners: dict[object, int] = {route: route.nexthop for route in marked.routes.values()}
+    owners |= {nexthop: nexthop.id for nexthop in marked.nexthops.values()}
+    owners |= {entry: ids[entry.key] for entry in marked.neighbours.values() if entry.key in ids}
+    macs = {(entry.device, entry.mac): owners[entry] for entry in marked.neighbours.values() if entry in owners}
+    owners |= {entry: macs[entry.key] for entry in marked.fdb.values() if entry.key in macs}
+    return {value: wanted.owners[number][0] for value, number in owners.items()}
 
 
 def _ready(problems: Iterable[Problem], failures: Sequence[Failure], previous: MeshNodeStatus, now: str) -> Condition:
