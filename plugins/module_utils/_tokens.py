@@ -17,23 +17,25 @@ from ansible_collections.clustermesh.core.plugins.module_utils._reconcile import
     carry_out,
     plan_absent,
     plan_present,
+    plan_some,
 )
 
 # what a check run hands to later tasks where there is no token yet
 PLACEHOLDER = "not-known-in-check-mode"
 
 
-def reconcile(module, client, definitions):
-    """Makes the definitions hold (or be gone, for state absent); returns the steps."""
-    absent = module.params["state"] == "absent"
-    if absent:
-        # the namespace stays: other things of ours, and of others, may live there
-        definitions = [item for item in reversed(definitions) if item["kind"] != "Namespace"]
-    plan = plan_absent if absent else plan_present
-    steps = [plan(item, client.read(item)) for item in definitions]
-    if not module.check_mode:
-        carry_out(client, steps)
-    return steps
+def plan(client, definitions):
+    """The steps towards the definitions and their namespace, which may be anybody's."""
+    namespace = _access.namespace()
+    return [
+        plan_some(namespace, client.read(namespace)),
+        *(plan_present(item, client.read(item)) for item in definitions),
+    ]
+
+
+def plan_gone(client, definitions):
+    """The steps away from the definitions. The namespace stays: other things of ours, and of others, may live there."""
+    return [plan_absent(item, client.read(item)) for item in reversed(definitions)]
 
 
 def token_secrets(client, account):
@@ -45,39 +47,34 @@ def token_secrets(client, account):
     return [{"apiVersion": "v1", "kind": "Secret", **item} for item in ours]
 
 
-def secret_token(module, client, account, rotation="keep"):
-    """The long-lived token of an account and the steps towards it.
+def secret_steps(client, account, rotation="keep"):
+    """What is to be done about the long-lived tokens of an account; the first step is about the one to use.
 
     ``rotation`` keep uses the newest Secret and makes one where there is none; issue makes one beside it, unless an
-    earlier rotation has not ended; retire removes all but the newest. Waits for the cluster to issue the token, with a
-    placeholder in a check run before that.
+    earlier rotation has not ended; retire removes all but the newest.
     """
     stored = token_secrets(client, account)
-    steps = []
-    if not stored:
-        steps = [plan_present(_access.token_secret(account), None)]
-    elif rotation == "issue" and len(stored) == 1:
-        number = _access.generation(stored[0]) + 1
-        steps = [plan_present(_access.token_secret(account, number), None)]
-    else:
-        newest = stored[-1]
+    newest = stored[-1] if stored else None
+    if newest and not (rotation == "issue" and len(stored) == 1):
         steps = [plan_present(_access.token_secret(account, _access.generation(newest)), newest)]
+    else:
+        wanted = _access.token_secret(account, _access.generation(newest) + 1 if newest else 1)
+        steps = [plan_present(wanted, client.read(wanted))]
     if rotation == "retire":
         steps += [Step("delete", None, item) for item in stored[:-1]]
-    if not module.check_mode:
-        carry_out(client, steps)
-    return _issued_token(module, client, steps[0]), steps
-
-
-def without_tokens(module, client, account):
-    """Removes the long-lived tokens of an account; returns the steps."""
-    steps = [Step("delete", None, item) for item in token_secrets(client, account)]
-    if not module.check_mode:
-        carry_out(client, steps)
     return steps
 
 
-def _issued_token(module, client, step):
+def without_tokens(client, account):
+    """The steps that remove the long-lived tokens of an account."""
+    return [Step("delete", None, item) for item in token_secrets(client, account)]
+
+
+def issued_token(module, client, step):
+    """The token in a Secret of which a step has been carried out, once the cluster has put it there.
+
+    Before that a check run gets a placeholder.
+    """
     stored = step.stored
     deadline = time.monotonic() + (module.params.get("wait_timeout") or 30.0)
     while True:
@@ -95,20 +92,24 @@ def _issued_token(module, client, step):
         stored = client.read(step.wanted)
 
 
-def requested_token(module, client, account, expiration, renew_before, rotation="keep"):
+def kept_step(account, stored, token=PLACEHOLDER):
+    """What is to be done about the Secret in which a requested token is kept."""
+    return plan_present(_access.issued_secret(account, token), stored)
+
+
+def requested_token(module, client, account, stored, rotation="keep"):
     """A token of bounded life (TokenRequest), issued anew only when the kept one does not do: (token, step, reason).
 
     ``rotation`` issue replaces it all the same; the one before lives until its end.
     """
-    template = _access.issued_secret(account, PLACEHOLDER)
-    stored = client.read(template)
+    expiration, renew_before = module.params["expiration"], module.params["renew_before"]
     holder = client.read(_access.account(account)) or {"metadata": {}}
     uid, token = holder["metadata"].get("uid"), _stored_token(stored)
     reason = _access.renewal(token, uid, time.time(), renew_before)
     if not reason and rotation == "issue":
         reason = "rotated"
     if not reason:
-        return token, plan_present(_access.issued_secret(account, token), stored), ""
+        return token, kept_step(account, stored, token), ""
     token = PLACEHOLDER
     if not module.check_mode:
         path = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/{account}/token"
@@ -122,7 +123,7 @@ def requested_token(module, client, account, expiration, renew_before, rotation=
             module.warn(
                 f"the API server grants tokens until {expires_at(token)} only, so every run renews: lower renew_before"
             )
-    step = plan_present(_access.issued_secret(account, token), stored)
+    step = kept_step(account, stored, token)
     if not module.check_mode:
         carry_out(client, [step])
     return token, step, reason

@@ -56,6 +56,13 @@ options:
     description: Seconds to wait until the cluster has issued the token.
     type: float
     default: 30.0
+  adopt:
+    description:
+      - Whether to take over objects of the same names which do not carry our label. Otherwise they are in the way and
+        nothing is written.
+      - The namespace C(clustermesh-system) may be anybody's; it is used as it is.
+    type: bool
+    default: false
 notes:
   - RV(kubeconfig) is a secret; set C(no_log) on the task.
 extends_documentation_fragment:
@@ -104,6 +111,11 @@ objects:
   type: list
   elements: dict
   returned: success
+conflicts:
+  description: Objects that are in the way and not ours.
+  type: list
+  elements: str
+  returned: failure
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -112,30 +124,33 @@ from ansible_collections.clustermesh.core.plugins.module_utils import _access, _
 from ansible_collections.clustermesh.core.plugins.module_utils._args import spec
 from ansible_collections.clustermesh.core.plugins.module_utils._client import ClusterError, client_of
 from ansible_collections.clustermesh.core.plugins.module_utils._objects import is_ours, name_of
-from ansible_collections.clustermesh.core.plugins.module_utils._reconcile import Step, carry_out, result
+from ansible_collections.clustermesh.core.plugins.module_utils._reconcile import Step, result, write
+
+ADOPT = "mesh_access_adopt"
 
 
 def run(module, client):
     """Makes the account and reads its token."""
     params, definitions, rotation = module.params, _access.remote_objects(), module.params["rotation"]
+    kept = _access.issued_secret(_access.REMOTE, "")
     if params["state"] == "absent":
-        tokens = [_access.issued_secret(_access.REMOTE, ""), *_tokens.token_secrets(client, _access.REMOTE)]
-        return result(_tokens.reconcile(module, client, [*definitions, *tokens]))
-    steps, more = _tokens.reconcile(module, client, definitions), {}
+        steps = _tokens.plan_gone(client, [*definitions, kept, *_tokens.token_secrets(client, _access.REMOTE)])
+        write(module, client, steps, ADOPT)
+        return result(steps)
+    steps, issued, more = _tokens.plan(client, definitions), client.read(kept), {}
     if params["token_type"] == "secret":  # noqa: S105
-        token, made = _tokens.secret_token(module, client, _access.REMOTE, rotation)
-        issued = client.read(_access.issued_secret(_access.REMOTE, ""))
+        made = _tokens.secret_steps(client, _access.REMOTE, rotation)
+        write(module, client, [*steps, *made], ADOPT)
+        token = _tokens.issued_token(module, client, made[0])
         others = [issued] if issued else []
     else:
-        token, step, reason = _tokens.requested_token(
-            module, client, _access.REMOTE, params["expiration"], params["renew_before"], rotation
-        )
+        write(module, client, steps, ADOPT, later=[_tokens.kept_step(_access.REMOTE, issued)])
+        token, step, reason = _tokens.requested_token(module, client, _access.REMOTE, issued, rotation)
         made, more = [step], {"renewed": reason}
         others = _tokens.token_secrets(client, _access.REMOTE)
     if rotation == "retire":
         retired = [Step("delete", None, item) for item in others if is_ours(item)]
-        if not module.check_mode:
-            carry_out(client, retired)
+        write(module, client, retired, ADOPT)
         made = [*made, *retired]
     elif others:
         names = ", ".join(map(name_of, others))
@@ -154,6 +169,7 @@ def main():
         server={"type": "str"},
         tls_server_name={"type": "str"},
         wait_timeout={"type": "float", "default": 30.0},
+        adopt={"type": "bool", "default": False},
     )
     module = AnsibleModule(arguments, supports_check_mode=True)
     if not module.params["renew_before"] < module.params["expiration"]:
