@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import base64
+import re
 import time
 from datetime import datetime, timezone
 
 from ansible_collections.clustermesh.core.plugins.module_utils import _access
-from ansible_collections.clustermesh.core.plugins.module_utils._client import ClusterError
+from ansible_collections.clustermesh.core.plugins.module_utils._client import ClusterError, Refused
 from ansible_collections.clustermesh.core.plugins.module_utils._objects import LABEL, NAMESPACE, OWNER
 from ansible_collections.clustermesh.core.plugins.module_utils._reconcile import (
     Step,
@@ -22,6 +23,8 @@ from ansible_collections.clustermesh.core.plugins.module_utils._reconcile import
 
 # what a check run hands to later tasks where there is no token yet
 PLACEHOLDER = "not-known-in-check-mode"
+# what may follow Bearer; anything else is no token, and an error about the header would print it
+TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 
 
 def plan(client, definitions):
@@ -47,20 +50,61 @@ def token_secrets(client, account):
     return [{"apiVersion": "v1", "kind": "Secret", **item} for item in ours]
 
 
-def secret_steps(client, account, rotation="keep"):
+def is_accepted(module, client, account, token):
+    """Whether the API server still accepts a token of an account; also when that cannot be told, with a warning.
+
+    Asked with the token, by a read that every account may make. Where that is refused the API server is asked what it
+    thinks of the token (TokenReview): a proxy in between may know none of the cluster's accounts.
+    """
+    if not TOKEN.fullmatch(token):
+        return False
+    try:
+        client.by_token(token).request("GET", "/version")
+    except ClusterError as problem:
+        status = getattr(problem, "status", None)
+        if status not in (401, 403):  # 403 is for an account that is known and may not even read that
+            module.warn(f"the token of {account} is kept, although it is not known to be accepted: {problem}")
+        if status != 401:
+            return True
+    else:
+        return True
+    if not _is_authentic(client, token):
+        return False
+    module.warn(
+        f"the token of {account} is kept: {client.server} refuses it and its TokenReview accepts it, "
+        "so something in between does not pass on tokens of the cluster's accounts"
+    )
+    return True
+
+
+def _is_authentic(client, token):
+    body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}}
+    try:
+        answer = client.request("POST", "/apis/authentication.k8s.io/v1/tokenreviews", body)
+    except Refused:  # a right that we do not need otherwise
+        return False
+    return bool((answer.get("status") or {}).get("authenticated"))
+
+
+def secret_steps(module, client, account, rotation="keep"):
     """What is to be done about the long-lived tokens of an account; the first step is about the one to use.
 
     ``rotation`` keep uses the newest Secret and makes one where there is none; issue makes one beside it, unless an
-    earlier rotation has not ended; retire removes all but the newest.
+    earlier rotation has not ended; retire removes all but the newest. A newest token that the API server refuses is
+    replaced, and those before it stay.
     """
     stored = token_secrets(client, account)
     newest = stored[-1] if stored else None
-    if newest and not (rotation == "issue" and len(stored) == 1):
+    token = _stored_token(newest)
+    is_refused = bool(token) and not is_accepted(module, client, account, token)
+    if newest and not is_refused and not (rotation == "issue" and len(stored) == 1):
         steps = [plan_present(_access.token_secret(account, _access.generation(newest)), newest)]
     else:
         wanted = _access.token_secret(account, _access.generation(newest) + 1 if newest else 1)
         steps = [plan_present(wanted, client.read(wanted))]
-    if rotation == "retire":
+    if is_refused:
+        steps.append(Step("delete", None, newest))
+    elif rotation == "retire":
         steps += [Step("delete", None, item) for item in stored[:-1]]
     return steps
 
@@ -106,6 +150,8 @@ def requested_token(module, client, account, stored, rotation="keep"):
     holder = client.read(_access.account(account)) or {"metadata": {}}
     uid, token = holder["metadata"].get("uid"), _stored_token(stored)
     reason = _access.renewal(token, uid, time.time(), renew_before)
+    if not reason and not is_accepted(module, client, account, token):
+        reason = "refused"
     if not reason and rotation == "issue":
         reason = "rotated"
     if not reason:
@@ -131,7 +177,7 @@ def requested_token(module, client, account, stored, rotation="keep"):
 
 def _stored_token(stored):
     encoded = ((stored or {}).get("data") or {}).get("token")
-    return base64.b64decode(encoded).decode() if encoded else ""
+    return base64.b64decode(encoded).decode(errors="replace") if encoded else ""
 
 
 def expires_at(token):

@@ -21,7 +21,7 @@ options:
   rotation:
     description:
       - V(keep) uses the tokens that are there, V(issue) makes new ones beside them, V(retire) removes all but the newest.
-      - As for M(clustermesh.core.remote_access).
+      - As for M(clustermesh.core.remote_access). A token that the API server does not accept any more is replaced.
     type: str
     choices: [keep, issue, retire]
     default: keep
@@ -108,7 +108,9 @@ def run(module, client):
         gone = [step for account in accounts.values() for step in _tokens.without_tokens(client, account)]
         write(module, client, [*steps, *gone], ADOPT)
         return result([*steps, *gone])
-    made = {key: _tokens.secret_steps(client, account, params["rotation"]) for key, account in accounts.items()}
+    made = {
+        key: _tokens.secret_steps(module, client, account, params["rotation"]) for key, account in accounts.items()
+    }
     steps += [step for one in made.values() for step in one]
     write(module, client, steps, ADOPT)
     tokens = {key: _tokens.issued_token(module, client, one[0]) for key, one in made.items()}

@@ -23,8 +23,10 @@ options:
     description:
       - V(secret) is a token without end. It lives in a Secret C(clustermesh-remote-token) of type
         C(kubernetes.io/service-account-token), C(clustermesh-remote-token-2) after a rotation, until that Secret is removed.
+        One that the API server does not accept any more is replaced by the next.
       - V(request) is a token of bounded life (TokenRequest). It is kept in a Secret C(clustermesh-remote-issued) and issued
-        anew by the run that finds it missing, near its end or of an account that was made again. So run regularly.
+        anew by the run that finds it missing, near its end, of an account that was made again, or refused by the API server.
+        So run regularly.
       - A token of the other type stays until its Secret is removed, so that changing the type interrupts no peer.
     type: str
     choices: [secret, request]
@@ -103,7 +105,9 @@ expires_at:
   returned: when O(state=present)
   sample: "2026-05-01T12:00:00Z"
 renewed:
-  description: Why the token was issued anew (V(missing), V(expiring), V(sa_recreated), V(rotated)), empty when it was not.
+  description:
+    - Why the token was issued anew (V(missing), V(expiring), V(sa_recreated), V(refused), V(rotated)), empty when it was
+      not.
   type: str
   returned: when O(state=present) and O(token_type=request)
 objects:
@@ -139,7 +143,7 @@ def run(module, client):
         return result(steps)
     steps, issued, more = _tokens.plan(client, definitions), client.read(kept), {}
     if params["token_type"] == "secret":  # noqa: S105
-        made = _tokens.secret_steps(client, _access.REMOTE, rotation)
+        made = _tokens.secret_steps(module, client, _access.REMOTE, rotation)
         write(module, client, [*steps, *made], ADOPT)
         token = _tokens.issued_token(module, client, made[0])
         others = [issued] if issued else []
