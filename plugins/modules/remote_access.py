@@ -54,6 +54,12 @@ options:
   tls_server_name:
     description: Name in the API server's certificate, where it is not the one in the URL.
     type: str
+  kubeconfig_file:
+    description:
+      - File, on the host where the module runs, that is to hold the kubeconfig, readable for its owner alone. Its folder must
+        be there. It is written when it says something else or others may read it.
+      - With O(state=absent) it is removed.
+    type: path
   wait_timeout:
     description: Seconds to wait until the cluster has issued the token.
     type: float
@@ -78,6 +84,13 @@ EXAMPLES = r"""
     kubeconfig: oslo.kubeconfig
     server: https://oslo.example:6443
   register: oslo_access
+  no_log: true
+
+- name: Let peers read oslo, with the kubeconfig in a file for those whom Ansible does not reach
+  clustermesh.core.remote_access:
+    kubeconfig: oslo.kubeconfig
+    server: https://oslo.example:6443
+    kubeconfig_file: /root/oslo-for-peers.kubeconfig
   no_log: true
 """
 
@@ -124,7 +137,7 @@ conflicts:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.clustermesh.core.plugins.module_utils import _access, _tokens
+from ansible_collections.clustermesh.core.plugins.module_utils import _access, _kubeconfig_file, _tokens
 from ansible_collections.clustermesh.core.plugins.module_utils._args import spec
 from ansible_collections.clustermesh.core.plugins.module_utils._client import ClusterError, client_of
 from ansible_collections.clustermesh.core.plugins.module_utils._objects import is_ours, name_of
@@ -162,6 +175,20 @@ def run(module, client):
     return {**result([*steps, *made]), **more, **_tokens.kubeconfig_of(module, client, token, "clustermesh")}
 
 
+def with_file(module, path, answer):
+    """The answer, after its kubeconfig went to the file that is to hold it."""
+    text = answer.get("kubeconfig")
+    try:
+        change = _kubeconfig_file.difference(path, text)
+        if change and not module.check_mode:
+            _kubeconfig_file.write(path, text)
+    except OSError as problem:
+        raise ClusterError(f"kubeconfig_file is {path}: {problem.strerror}") from problem
+    if not change:
+        return answer
+    return {**answer, "changed": True, "diff": [*answer["diff"], change]}
+
+
 def main():
     """Runs the module."""
     arguments = spec(
@@ -172,14 +199,20 @@ def main():
         renew_before={"type": "int", "default": 604800},
         server={"type": "str"},
         tls_server_name={"type": "str"},
+        kubeconfig_file={"type": "path"},
         wait_timeout={"type": "float", "default": 30.0},
         adopt={"type": "bool", "default": False},
     )
     module = AnsibleModule(arguments, supports_check_mode=True)
     if not module.params["renew_before"] < module.params["expiration"]:
         module.fail_json(msg="renew_before must be less than expiration, or every run would issue a new token")
+    file = module.params["kubeconfig_file"]
     try:
+        if file and module.params["state"] == "present":
+            _kubeconfig_file.refuse_bad(file)
         answer = run(module, client_of(module))
+        if file:
+            answer = with_file(module, file, answer)
     except ClusterError as problem:
         module.fail_json(msg=str(problem))
     module.exit_json(**answer)
