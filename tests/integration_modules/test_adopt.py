@@ -79,46 +79,62 @@ def remove(plane, *items: dict) -> None:
 
 
 REQUESTED = {"token_type": "request"}
-IN_THE_WAY = [
-    ("remote_access", {}, there("ServiceAccount", "clustermesh-remote")),
-    ("remote_access", {}, role("ClusterRole", "clustermesh-remote")),
-    ("remote_access", {}, binding("ClusterRoleBinding", "clustermesh-remote")),
-    ("remote_access", {}, secret("clustermesh-remote-token")),
-    ("remote_access", REQUESTED, secret("clustermesh-remote-issued")),
-    ("daemon_access", {}, there("ServiceAccount", "clustermesh-agent")),
-    ("daemon_access", {}, role("ClusterRole", "clustermesh-controller")),
-    ("daemon_access", {}, binding("ClusterRoleBinding", "clustermesh-agent")),
-    ("daemon_access", {}, role("Role", "clustermesh-controller-lease")),
-    ("daemon_access", {}, binding("RoleBinding", "clustermesh-controller-lease")),
-    ("daemon_access", {}, secret("clustermesh-agent-token")),
-    ("daemon_access", {"tokens": False}, there("ServiceAccount", "clustermesh-controller")),
-    *(("manifests", {"definitions": [workload(kind)]}, workload(kind)) for kind in ("DaemonSet", "Deployment")),
-    ("manifests", {"definitions": [definition("projectcalico.org")]}, definition("projectcalico.org")),
+AGENT, CONTROLLER, REMOTE = "clustermesh-agent", "clustermesh-controller", "clustermesh-remote"
+LEASE = f"{CONTROLLER}-lease"
+OF_PEERS = [
+    there("ServiceAccount", REMOTE),
+    role("ClusterRole", REMOTE),
+    binding("ClusterRoleBinding", REMOTE),
+    secret(f"{REMOTE}-token"),
 ]
-NAMES = [f"{module}-{theirs['kind']}-{theirs['metadata']['name']}" for module, _, theirs in IN_THE_WAY]
+OF_DAEMONS = [
+    *(there("ServiceAccount", name) for name in (CONTROLLER, AGENT)),
+    *(role("ClusterRole", name) for name in (CONTROLLER, AGENT)),
+    *(binding("ClusterRoleBinding", name) for name in (CONTROLLER, AGENT)),
+    role("Role", LEASE),
+    binding("RoleBinding", LEASE),
+    *(secret(f"{name}-token") for name in (CONTROLLER, AGENT)),
+]
+WORKLOADS = [workload("DaemonSet"), workload("Deployment")]
+CALICOS = [definition("projectcalico.org")]
 
 
-@pytest.mark.parametrize(("module", "options", "theirs"), IN_THE_WAY, ids=NAMES)
-def test_an_object_of_somebody_else_is_named_and_nothing_is_written_or_removed(direct, place, module, options, theirs):
-    apply(place, theirs)
-    before, start = read(place, theirs), len(audit(place))
+def full_name(item: dict) -> str:
+    meta = item["metadata"]
+    return f"{item['kind']} " + (f"{SYSTEM}/{meta['name']}" if meta.get("namespace") else meta["name"])
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "theirs"),
+    [
+        pytest.param("remote_access", {}, OF_PEERS, id="account of peers"),
+        pytest.param("remote_access", REQUESTED, [secret(f"{REMOTE}-issued")], id="requested token"),
+        pytest.param("daemon_access", {}, OF_DAEMONS, id="accounts of daemons"),
+        pytest.param("daemon_access", {"tokens": False}, OF_DAEMONS[:-2], id="accounts of pods"),
+        pytest.param("manifests", {"definitions": WORKLOADS}, WORKLOADS, id="workloads"),
+        pytest.param("manifests", {"definitions": CALICOS}, CALICOS, id="Calico's definition"),
+    ],
+)
+def test_objects_of_somebody_else_are_named_and_nothing_is_written_or_removed(direct, place, module, options, theirs):
+    apply(place, *theirs)
+    before, start = [read(place, item) for item in theirs], len(audit(place))
     options = {"kubeconfig": str(place.kubeconfig), **options}
-    name = theirs["metadata"]["name"]
+    names = sorted(map(full_name, theirs))
     for check in (True, False):
         answer = direct.run(module, options, check=check)
         assert answer.get("failed"), answer
-        assert [line.rpartition("/")[2].rpartition(" ")[2] for line in answer["conflicts"]] == [name]
-        assert f"{name}; remove them, or set adopt: true (variable mesh_" in answer["msg"]
+        assert answer["conflicts"] == names
+        assert f"{', '.join(names)}; remove them, or set adopt: true (variable mesh_" in answer["msg"]
     assert writes(place, start) == []
     gone = direct.run(module, {**options, "state": "absent"})
     assert not gone.get("failed"), gone
-    assert read(place, theirs) == before
-    remove(place, theirs)
+    assert [read(place, item) for item in theirs] == before
+    remove(place, *theirs)
 
 
 @pytest.mark.parametrize("module", ["remote_access", "daemon_access"])
 def test_told_so_it_takes_over_and_leaves_nothing_behind_afterwards(direct, place, module):
-    account = {"remote_access": "clustermesh-remote", "daemon_access": "clustermesh-agent"}[module]
+    account = {"remote_access": REMOTE, "daemon_access": AGENT}[module]
     theirs = [
         there("ServiceAccount", account),
         role("ClusterRole", account),
@@ -176,7 +192,7 @@ def test_the_roles_say_what_to_set(place, tmp_path):
     calicos["metadata"]["name"] = "remoteclusterconfigurations.projectcalico.org"
     kind = "RemoteClusterConfiguration"
     calicos["spec"]["names"] = {"kind": kind, "plural": f"{kind.lower()}s", "singular": kind.lower()}
-    theirs = role("ClusterRole", "clustermesh-remote")
+    theirs = role("ClusterRole", REMOTE)
     apply(place, calicos, theirs)
     before = read(place, calicos)["spec"]
 
