@@ -129,14 +129,13 @@ def role_and_binding(name, subject, rules, namespaced=False):
 
 
 def remote_objects():
-    """Everything that lets peers read this cluster, but for the token."""
-    return [namespace(), account(REMOTE), *role_and_binding(REMOTE, REMOTE, REMOTE_RULES)]
+    """Everything that lets peers read this cluster, but for namespace and token."""
+    return [account(REMOTE), *role_and_binding(REMOTE, REMOTE, REMOTE_RULES)]
 
 
 def daemon_objects():
-    """Everything that lets our own controller and agents work in this cluster, but for their tokens."""
+    """Everything that lets our own controller and agents work in this cluster, but for namespace and tokens."""
     return [
-        namespace(),
         account(CONTROLLER),
         account(AGENT),
         *role_and_binding(CONTROLLER, CONTROLLER, CONTROLLER_RULES),

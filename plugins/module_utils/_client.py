@@ -10,6 +10,7 @@ run must send exactly the requests it needs, time out, and put nothing secret in
 from __future__ import annotations
 
 import base64
+import copy
 import json
 import time
 from email.utils import parsedate_to_datetime
@@ -100,8 +101,9 @@ def _configuration(params):
 class Client:
     """Requests to one API server."""
 
-    def __init__(self, params):
-        self._configuration = configuration = _configuration(params)
+    def __init__(self, params, configuration=None):
+        self._params = params
+        self._configuration = configuration = configuration or _configuration(params)
         self.server = configuration.host.rstrip("/")
         self.tls_server_name = configuration.tls_server_name
         options = {
@@ -127,6 +129,13 @@ class Client:
         """The certificates that vouch for the API server (PEM), empty when the system's do."""
         file = self._configuration.ssl_ca_cert
         return Path(file).read_text(encoding="utf-8") if file else ""
+
+    def by_token(self, token):
+        """A client of the same API server to which a bearer token alone says who asks."""
+        configuration = copy.copy(self._configuration)
+        configuration.cert_file = configuration.key_file = configuration.refresh_api_key_hook = None
+        configuration.api_key, configuration.api_key_prefix = {"authorization": f"Bearer {token}"}, {}
+        return Client(self._params, configuration)
 
     def _headers(self):
         configuration = self._configuration

@@ -17,6 +17,7 @@ MANAGER = "clustermesh-ansible"
 NAMESPACE = "clustermesh-system"
 LABEL = "app.kubernetes.io/managed-by"
 OWNER = "clustermesh"
+PART = "app.kubernetes.io/part-of"  # carried by the CustomResourceDefinitions in roles/mesh_crds/files
 GROUP = "clustermesh.io/v1alpha1"
 IDENTITY = ("apiVersion", "kind", "metadata")
 
@@ -44,6 +45,14 @@ def _without_none(value):
 def is_ours(stored):
     """Whether an object carries our label."""
     return ((stored.get("metadata") or {}).get("labels") or {}).get(LABEL) == OWNER
+
+
+def is_our_definition(stored):
+    """Whether this is a CustomResourceDefinition of ours, also one that somebody applied by hand."""
+    if stored.get("kind") != "CustomResourceDefinition":
+        return False
+    of_part = (stored["metadata"].get("labels") or {}).get(PART) == OWNER
+    return of_part or stored["spec"]["group"] == GROUP.partition("/")[0]
 
 
 def name_of(item):

@@ -56,12 +56,12 @@ def reader(names):
     return role_and_binding(READER, CONTROLLER, rules, namespaced=True)
 
 
-def plan(peers, secrets, configurations, readers, adopt=False, prune=True):
+def plan(peers, secrets, configurations, readers, prune=True):
     """The steps in the order of writing; ``secrets`` and ``configurations`` are what is stored, by name.
 
-    Returns (steps, results of the peers, conflicts). With conflicts nothing must be written.
+    Returns (steps, results of the peers).
     """
-    steps, results, conflicts, kept = [], [], [], []
+    steps, results, kept = [], [], []
     for peer in peers:
         known = f"{PREFIX}{peer['name']}" in secrets and peer["name"] in configurations
         if not peer.get("kubeconfig"):
@@ -69,21 +69,17 @@ def plan(peers, secrets, configurations, readers, adopt=False, prune=True):
             kept += [peer["name"]] if known else []
             continue
         kept.append(peer["name"])
-        wanted = [
-            (access_secret(peer), secrets.get(f"{PREFIX}{peer['name']}")),
-            (configuration(peer), configurations.get(peer["name"])),
+        mine = [
+            plan_present(access_secret(peer), secrets.get(f"{PREFIX}{peer['name']}")),
+            plan_present(configuration(peer), configurations.get(peer["name"])),
         ]
-        conflicts += [stored for _item, stored in wanted if stored and not is_ours(stored) and not adopt]
-        mine = [plan_present(item, stored) for item, stored in wanted]
         steps += mine
         results.append({"name": peer["name"], "action": _summary(mine)})
-    if kept and not adopt:
-        conflicts += [stored for stored in readers if stored and not is_ours(stored)]
     gone = _surplus(kept, peers, secrets, configurations) if prune else []
     results += [
         {"name": s.stored["metadata"]["name"], "action": "pruned"} for s in gone if s.stored["kind"] != "Secret"
     ]
-    return [*_reader_steps(kept, readers), *steps, *gone], results, conflicts
+    return [*_reader_steps(kept, readers), *steps, *gone], results
 
 
 def _summary(steps):

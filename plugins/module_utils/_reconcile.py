@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from ansible_collections.clustermesh.core.plugins.module_utils._objects import (
     is_as_wanted,
+    is_our_definition,
     is_ours,
     name_of,
     owned,
@@ -42,11 +43,38 @@ def plan_present(definition, stored):
     return Step("keep" if is_as_wanted(wanted, stored) else "update", wanted, stored)
 
 
+def plan_some(definition, stored):
+    """What it takes that there is such an object, whoever made it and whatever it says."""
+    return plan_present(definition, None) if stored is None else Step("keep", owned(definition), stored)
+
+
 def plan_absent(definition, stored):
     """What it takes that the object is gone; one without our label stays."""
     if stored is None:
         return Step("keep", None, definition)
     return Step("delete" if is_ours(stored) else "leave", None, stored)
+
+
+def foreign(steps):
+    """What the steps would take over: objects of our names that somebody else made."""
+    written = [step.stored for step in steps if step.action == "update"]
+    return [stored for stored in written if not is_ours(stored) and not is_our_definition(stored)]
+
+
+def write(module, client, steps, variable, later=()):
+    """Carries the steps out, in a check run not, unless they or ``later`` ones take over what nobody said they may.
+
+    ``variable`` is the role's for option ``adopt``.
+    """
+    conflicts = [] if module.params["adopt"] else sorted(map(name_of, foreign([*steps, *later])))
+    if conflicts:
+        module.fail_json(
+            msg=f"in the way and not made by clustermesh: {', '.join(conflicts)}; "
+            f"remove them, or set adopt: true (variable {variable}) to take them over",
+            conflicts=conflicts,
+        )
+    if not module.check_mode:
+        carry_out(client, steps)
 
 
 def carry_out(client, steps):

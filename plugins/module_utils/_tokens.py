@@ -6,34 +6,39 @@
 from __future__ import annotations
 
 import base64
+import re
 import time
 from datetime import datetime, timezone
 
 from ansible_collections.clustermesh.core.plugins.module_utils import _access
-from ansible_collections.clustermesh.core.plugins.module_utils._client import ClusterError
+from ansible_collections.clustermesh.core.plugins.module_utils._client import ClusterError, Refused
 from ansible_collections.clustermesh.core.plugins.module_utils._objects import LABEL, NAMESPACE, OWNER
 from ansible_collections.clustermesh.core.plugins.module_utils._reconcile import (
     Step,
     carry_out,
     plan_absent,
     plan_present,
+    plan_some,
 )
 
 # what a check run hands to later tasks where there is no token yet
 PLACEHOLDER = "not-known-in-check-mode"
+# what may follow Bearer; anything else is no token, and an error about the header would print it
+TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 
 
-def reconcile(module, client, definitions):
-    """Makes the definitions hold (or be gone, for state absent); returns the steps."""
-    absent = module.params["state"] == "absent"
-    if absent:
-        # the namespace stays: other things of ours, and of others, may live there
-        definitions = [item for item in reversed(definitions) if item["kind"] != "Namespace"]
-    plan = plan_absent if absent else plan_present
-    steps = [plan(item, client.read(item)) for item in definitions]
-    if not module.check_mode:
-        carry_out(client, steps)
-    return steps
+def plan(client, definitions):
+    """The steps towards the definitions and their namespace, which may be anybody's."""
+    namespace = _access.namespace()
+    return [
+        plan_some(namespace, client.read(namespace)),
+        *(plan_present(item, client.read(item)) for item in definitions),
+    ]
+
+
+def plan_gone(client, definitions):
+    """The steps away from the definitions. The namespace stays: other things of ours, and of others, may live there."""
+    return [plan_absent(item, client.read(item)) for item in reversed(definitions)]
 
 
 def token_secrets(client, account):
@@ -45,39 +50,75 @@ def token_secrets(client, account):
     return [{"apiVersion": "v1", "kind": "Secret", **item} for item in ours]
 
 
-def secret_token(module, client, account, rotation="keep"):
-    """The long-lived token of an account and the steps towards it.
+def is_accepted(module, client, account, token):
+    """Whether the API server still accepts a token of an account; also when that cannot be told, with a warning.
+
+    Asked with the token, by a read that every account may make. Where that is refused the API server is asked what it
+    thinks of the token (TokenReview): a proxy in between may know none of the cluster's accounts.
+    """
+    if not TOKEN.fullmatch(token):
+        return False
+    try:
+        client.by_token(token).request("GET", "/version")
+    except ClusterError as problem:
+        status = getattr(problem, "status", None)
+        if status not in (401, 403):  # 403 is for an account that is known and may not even read that
+            module.warn(f"the token of {account} is kept, although it is not known to be accepted: {problem}")
+        if status != 401:
+            return True
+    else:
+        return True
+    if not _is_authentic(client, token):
+        return False
+    module.warn(
+        f"the token of {account} is kept: {client.server} refuses it and its TokenReview accepts it, "
+        "so something in between does not pass on tokens of the cluster's accounts"
+    )
+    return True
+
+
+def _is_authentic(client, token):
+    body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}}
+    try:
+        answer = client.request("POST", "/apis/authentication.k8s.io/v1/tokenreviews", body)
+    except Refused:  # a right that we do not need otherwise
+        return False
+    return bool((answer.get("status") or {}).get("authenticated"))
+
+
+def secret_steps(module, client, account, rotation="keep"):
+    """What is to be done about the long-lived tokens of an account; the first step is about the one to use.
 
     ``rotation`` keep uses the newest Secret and makes one where there is none; issue makes one beside it, unless an
-    earlier rotation has not ended; retire removes all but the newest. Waits for the cluster to issue the token, with a
-    placeholder in a check run before that.
+    earlier rotation has not ended; retire removes all but the newest. A newest token that the API server refuses is
+    replaced, and those before it stay.
     """
     stored = token_secrets(client, account)
-    steps = []
-    if not stored:
-        steps = [plan_present(_access.token_secret(account), None)]
-    elif rotation == "issue" and len(stored) == 1:
-        number = _access.generation(stored[0]) + 1
-        steps = [plan_present(_access.token_secret(account, number), None)]
-    else:
-        newest = stored[-1]
+    newest = stored[-1] if stored else None
+    token = _stored_token(newest)
+    is_refused = bool(token) and not is_accepted(module, client, account, token)
+    if newest and not is_refused and not (rotation == "issue" and len(stored) == 1):
         steps = [plan_present(_access.token_secret(account, _access.generation(newest)), newest)]
-    if rotation == "retire":
+    else:
+        wanted = _access.token_secret(account, _access.generation(newest) + 1 if newest else 1)
+        steps = [plan_present(wanted, client.read(wanted))]
+    if is_refused:
+        steps.append(Step("delete", None, newest))
+    elif rotation == "retire":
         steps += [Step("delete", None, item) for item in stored[:-1]]
-    if not module.check_mode:
-        carry_out(client, steps)
-    return _issued_token(module, client, steps[0]), steps
-
-
-def without_tokens(module, client, account):
-    """Removes the long-lived tokens of an account; returns the steps."""
-    steps = [Step("delete", None, item) for item in token_secrets(client, account)]
-    if not module.check_mode:
-        carry_out(client, steps)
     return steps
 
 
-def _issued_token(module, client, step):
+def without_tokens(client, account):
+    """The steps that remove the long-lived tokens of an account."""
+    return [Step("delete", None, item) for item in token_secrets(client, account)]
+
+
+def issued_token(module, client, step):
+    """The token in a Secret of which a step has been carried out, once the cluster has put it there.
+
+    Before that a check run gets a placeholder.
+    """
     stored = step.stored
     deadline = time.monotonic() + (module.params.get("wait_timeout") or 30.0)
     while True:
@@ -95,20 +136,26 @@ def _issued_token(module, client, step):
         stored = client.read(step.wanted)
 
 
-def requested_token(module, client, account, expiration, renew_before, rotation="keep"):
+def kept_step(account, stored, token=PLACEHOLDER):
+    """What is to be done about the Secret in which a requested token is kept."""
+    return plan_present(_access.issued_secret(account, token), stored)
+
+
+def requested_token(module, client, account, stored, rotation="keep"):
     """A token of bounded life (TokenRequest), issued anew only when the kept one does not do: (token, step, reason).
 
     ``rotation`` issue replaces it all the same; the one before lives until its end.
     """
-    template = _access.issued_secret(account, PLACEHOLDER)
-    stored = client.read(template)
+    expiration, renew_before = module.params["expiration"], module.params["renew_before"]
     holder = client.read(_access.account(account)) or {"metadata": {}}
     uid, token = holder["metadata"].get("uid"), _stored_token(stored)
     reason = _access.renewal(token, uid, time.time(), renew_before)
+    if not reason and not is_accepted(module, client, account, token):
+        reason = "refused"
     if not reason and rotation == "issue":
         reason = "rotated"
     if not reason:
-        return token, plan_present(_access.issued_secret(account, token), stored), ""
+        return token, kept_step(account, stored, token), ""
     token = PLACEHOLDER
     if not module.check_mode:
         path = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/{account}/token"
@@ -122,7 +169,7 @@ def requested_token(module, client, account, expiration, renew_before, rotation=
             module.warn(
                 f"the API server grants tokens until {expires_at(token)} only, so every run renews: lower renew_before"
             )
-    step = plan_present(_access.issued_secret(account, token), stored)
+    step = kept_step(account, stored, token)
     if not module.check_mode:
         carry_out(client, [step])
     return token, step, reason
@@ -130,7 +177,7 @@ def requested_token(module, client, account, expiration, renew_before, rotation=
 
 def _stored_token(stored):
     encoded = ((stored or {}).get("data") or {}).get("token")
-    return base64.b64decode(encoded).decode() if encoded else ""
+    return base64.b64decode(encoded).decode(errors="replace") if encoded else ""
 
 
 def expires_at(token):

@@ -21,7 +21,7 @@ options:
   rotation:
     description:
       - V(keep) uses the tokens that are there, V(issue) makes new ones beside them, V(retire) removes all but the newest.
-      - As for M(clustermesh.core.remote_access).
+      - As for M(clustermesh.core.remote_access). A token that the API server does not accept any more is replaced.
     type: str
     choices: [keep, issue, retire]
     default: keep
@@ -41,6 +41,13 @@ options:
     description: Seconds to wait until the cluster has issued the tokens.
     type: float
     default: 30.0
+  adopt:
+    description:
+      - Whether to take over objects of the same names which do not carry our label. Otherwise they are in the way and
+        nothing is written.
+      - The namespace C(clustermesh-system) may be anybody's; it is used as it is.
+    type: bool
+    default: false
 notes:
   - RV(controller_kubeconfig) and RV(agent_kubeconfig) are secrets; set C(no_log) on the task.
 extends_documentation_fragment:
@@ -70,6 +77,11 @@ objects:
   type: list
   elements: dict
   returned: success
+conflicts:
+  description: Objects that are in the way and not ours.
+  type: list
+  elements: str
+  returned: failure
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -77,24 +89,38 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.clustermesh.core.plugins.module_utils import _access, _tokens
 from ansible_collections.clustermesh.core.plugins.module_utils._args import spec
 from ansible_collections.clustermesh.core.plugins.module_utils._client import ClusterError, client_of
-from ansible_collections.clustermesh.core.plugins.module_utils._reconcile import result
+from ansible_collections.clustermesh.core.plugins.module_utils._reconcile import result, write
+
+ADOPT = "mesh_daemon_adopt"
 
 
 def run(module, client):
     """Makes the accounts and reads their tokens."""
-    definitions, accounts = _access.daemon_objects(), (_access.CONTROLLER, _access.AGENT)
-    if module.params["state"] == "absent":
-        tokens = [secret for account in accounts for secret in _tokens.token_secrets(client, account)]
-        return result(_tokens.reconcile(module, client, [*definitions, *tokens]))
-    steps, kubeconfigs = _tokens.reconcile(module, client, definitions), {}
-    for key, account in zip(("controller", "agent"), accounts):
-        if not module.params["tokens"]:
-            steps += _tokens.without_tokens(module, client, account)
-            continue
-        token, made = _tokens.secret_token(module, client, account, module.params["rotation"])
-        steps += made
-        kubeconfigs[f"{key}_kubeconfig"] = _tokens.kubeconfig_of(module, client, token, "clustermesh")["kubeconfig"]
-    return {**result(steps), **kubeconfigs}
+    params, definitions = module.params, _access.daemon_objects()
+    accounts = {"controller": _access.CONTROLLER, "agent": _access.AGENT}
+    if params["state"] == "absent":
+        tokens = [secret for account in accounts.values() for secret in _tokens.token_secrets(client, account)]
+        steps = _tokens.plan_gone(client, [*definitions, *tokens])
+        write(module, client, steps, ADOPT)
+        return result(steps)
+    steps = _tokens.plan(client, definitions)
+    if not params["tokens"]:
+        gone = [step for account in accounts.values() for step in _tokens.without_tokens(client, account)]
+        write(module, client, [*steps, *gone], ADOPT)
+        return result([*steps, *gone])
+    made = {
+        key: _tokens.secret_steps(module, client, account, params["rotation"]) for key, account in accounts.items()
+    }
+    steps += [step for one in made.values() for step in one]
+    write(module, client, steps, ADOPT)
+    tokens = {key: _tokens.issued_token(module, client, one[0]) for key, one in made.items()}
+    return {
+        **result(steps),
+        **{
+            f"{key}_kubeconfig": _tokens.kubeconfig_of(module, client, token, "clustermesh")["kubeconfig"]
+            for key, token in tokens.items()
+        },
+    }
 
 
 def main():
@@ -106,6 +132,7 @@ def main():
         server={"type": "str"},
         tls_server_name={"type": "str"},
         wait_timeout={"type": "float", "default": 30.0},
+        adopt={"type": "bool", "default": False},
     )
     module = AnsibleModule(arguments, supports_check_mode=True)
     try:

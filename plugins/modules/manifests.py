@@ -12,6 +12,8 @@ author: The Clustermesh authors (@clustermesh)
 description:
   - Applies objects of a cluster in one call (server-side apply), after comparing them with what is stored.
   - Adds the label C(app.kubernetes.io/managed-by=clustermesh); O(state=absent) removes only objects that carry it.
+  - Objects of the same names without it are in the way, and nothing is written. CustomResourceDefinitions of the group
+    C(clustermesh.io), or with the label C(app.kubernetes.io/part-of=clustermesh), are ours whoever applied them.
 options:
   state:
     description: Whether the objects are to be there.
@@ -36,6 +38,10 @@ options:
     description: Seconds to wait.
     type: float
     default: 30.0
+  adopt:
+    description: Whether to take over objects of the same names that are not ours.
+    type: bool
+    default: false
 extends_documentation_fragment:
   - clustermesh.core.cluster
   - clustermesh.core.attributes
@@ -55,6 +61,11 @@ objects:
   type: list
   elements: dict
   returned: success
+conflicts:
+  description: Objects that are in the way and not ours.
+  type: list
+  elements: str
+  returned: failure
 """
 
 import time
@@ -64,10 +75,10 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.clustermesh.core.plugins.module_utils._args import spec
 from ansible_collections.clustermesh.core.plugins.module_utils._client import ClusterError, UnknownKind, client_of
 from ansible_collections.clustermesh.core.plugins.module_utils._reconcile import (
-    carry_out,
     plan_absent,
     plan_present,
     result,
+    write,
 )
 
 try:
@@ -123,10 +134,9 @@ def run(module, client):
         steps = [plan_absent(item, read(client, item)) for item in reversed(definitions)]
     else:
         steps = [plan_present(item, read(client, item)) for item in definitions]
-    if not module.check_mode:
-        carry_out(client, steps)
-        if params["wait"] and params["state"] == "present":
-            wait_established(client, steps, params["wait_timeout"])
+    write(module, client, steps, "mesh_daemon_adopt")
+    if params["wait"] and params["state"] == "present" and not module.check_mode:
+        wait_established(client, steps, params["wait_timeout"])
     return result(steps)
 
 
@@ -138,6 +148,7 @@ def main():
         files={"type": "list", "elements": "path", "default": []},
         wait={"type": "bool", "default": True},
         wait_timeout={"type": "float", "default": 30.0},
+        adopt={"type": "bool", "default": False},
     )
     module = AnsibleModule(arguments, supports_check_mode=True)
     try:

@@ -59,7 +59,10 @@ options:
     type: bool
     default: true
   adopt:
-    description: Whether to take over objects of the same names which do not carry our label.
+    description:
+      - Whether to take over objects of the same names which do not carry our label. Otherwise they are in the way and
+        nothing is written.
+      - The namespace C(clustermesh-system) may be anybody's; it is used as it is.
     type: bool
     default: false
 extends_documentation_fragment:
@@ -104,12 +107,8 @@ from ansible_collections.clustermesh.core.plugins.module_utils import _peering, 
 from ansible_collections.clustermesh.core.plugins.module_utils._access import namespace
 from ansible_collections.clustermesh.core.plugins.module_utils._args import spec
 from ansible_collections.clustermesh.core.plugins.module_utils._client import ClusterError, client_of
-from ansible_collections.clustermesh.core.plugins.module_utils._objects import GROUP, NAMESPACE, name_of
-from ansible_collections.clustermesh.core.plugins.module_utils._reconcile import (
-    carry_out,
-    plan_present,
-    result,
-)
+from ansible_collections.clustermesh.core.plugins.module_utils._objects import GROUP, NAMESPACE
+from ansible_collections.clustermesh.core.plugins.module_utils._reconcile import plan_some, result, write
 
 
 def by_name(items, version, kind):
@@ -145,24 +144,15 @@ def run(module, client):
     secrets = by_name(client.items(f"/api/v1/namespaces/{NAMESPACE}/secrets"), "v1", "Secret")
     stored = by_name(client.items(f"/apis/{GROUP}/remoteclusterconfigurations"), GROUP, "RemoteClusterConfiguration")
     readers = [client.read(item) for item in _peering.reader([])]
-    steps, peers, conflicts = _peering.plan(
-        params["peers"], secrets, stored, readers, adopt=params["adopt"], prune=params["prune"]
-    )
+    steps, peers = _peering.plan(params["peers"], secrets, stored, readers, params["prune"])
     makes, gone = pool_steps(module, client)
     if params["peers"]:
-        steps = [plan_present(namespace(), client.read(namespace())), *makes, *steps]
+        steps = [plan_some(namespace(), client.read(namespace())), *makes, *steps]
     steps = [*steps, *gone]
-    if conflicts:
-        names = sorted(map(name_of, conflicts))
-        module.fail_json(
-            msg=f"in the way and not made by clustermesh: {', '.join(names)}; remove them, or set adopt: true",
-            conflicts=names,
-        )
     for peer in peers:
         if peer["action"] == "skipped":
             module.warn(f"peer {peer['name']} is not part of this run and unknown to this cluster: left out")
-    if not module.check_mode:
-        carry_out(client, steps)
+    write(module, client, steps, "mesh_peering_adopt")
     return {"peers": peers, **result(steps)}
 
 

@@ -23,8 +23,10 @@ options:
     description:
       - V(secret) is a token without end. It lives in a Secret C(clustermesh-remote-token) of type
         C(kubernetes.io/service-account-token), C(clustermesh-remote-token-2) after a rotation, until that Secret is removed.
+        One that the API server does not accept any more is replaced by the next.
       - V(request) is a token of bounded life (TokenRequest). It is kept in a Secret C(clustermesh-remote-issued) and issued
-        anew by the run that finds it missing, near its end or of an account that was made again. So run regularly.
+        anew by the run that finds it missing, near its end, of an account that was made again, or refused by the API server.
+        So run regularly.
       - A token of the other type stays until its Secret is removed, so that changing the type interrupts no peer.
     type: str
     choices: [secret, request]
@@ -52,10 +54,23 @@ options:
   tls_server_name:
     description: Name in the API server's certificate, where it is not the one in the URL.
     type: str
+  kubeconfig_file:
+    description:
+      - File, on the host where the module runs, that is to hold the kubeconfig, readable for its owner alone. Its folder must
+        be there. It is written when it says something else or others may read it.
+      - With O(state=absent) it is removed.
+    type: path
   wait_timeout:
     description: Seconds to wait until the cluster has issued the token.
     type: float
     default: 30.0
+  adopt:
+    description:
+      - Whether to take over objects of the same names which do not carry our label. Otherwise they are in the way and
+        nothing is written.
+      - The namespace C(clustermesh-system) may be anybody's; it is used as it is.
+    type: bool
+    default: false
 notes:
   - RV(kubeconfig) is a secret; set C(no_log) on the task.
 extends_documentation_fragment:
@@ -69,6 +84,13 @@ EXAMPLES = r"""
     kubeconfig: oslo.kubeconfig
     server: https://oslo.example:6443
   register: oslo_access
+  no_log: true
+
+- name: Let peers read oslo, with the kubeconfig in a file for those whom Ansible does not reach
+  clustermesh.core.remote_access:
+    kubeconfig: oslo.kubeconfig
+    server: https://oslo.example:6443
+    kubeconfig_file: /root/oslo-for-peers.kubeconfig
   no_log: true
 """
 
@@ -96,7 +118,9 @@ expires_at:
   returned: when O(state=present)
   sample: "2026-05-01T12:00:00Z"
 renewed:
-  description: Why the token was issued anew (V(missing), V(expiring), V(sa_recreated), V(rotated)), empty when it was not.
+  description:
+    - Why the token was issued anew (V(missing), V(expiring), V(sa_recreated), V(refused), V(rotated)), empty when it was
+      not.
   type: str
   returned: when O(state=present) and O(token_type=request)
 objects:
@@ -104,43 +128,65 @@ objects:
   type: list
   elements: dict
   returned: success
+conflicts:
+  description: Objects that are in the way and not ours.
+  type: list
+  elements: str
+  returned: failure
 """
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.clustermesh.core.plugins.module_utils import _access, _tokens
+from ansible_collections.clustermesh.core.plugins.module_utils import _access, _kubeconfig_file, _tokens
 from ansible_collections.clustermesh.core.plugins.module_utils._args import spec
 from ansible_collections.clustermesh.core.plugins.module_utils._client import ClusterError, client_of
 from ansible_collections.clustermesh.core.plugins.module_utils._objects import is_ours, name_of
-from ansible_collections.clustermesh.core.plugins.module_utils._reconcile import Step, carry_out, result
+from ansible_collections.clustermesh.core.plugins.module_utils._reconcile import Step, result, write
+
+ADOPT = "mesh_access_adopt"
 
 
 def run(module, client):
     """Makes the account and reads its token."""
     params, definitions, rotation = module.params, _access.remote_objects(), module.params["rotation"]
+    kept = _access.issued_secret(_access.REMOTE, "")
     if params["state"] == "absent":
-        tokens = [_access.issued_secret(_access.REMOTE, ""), *_tokens.token_secrets(client, _access.REMOTE)]
-        return result(_tokens.reconcile(module, client, [*definitions, *tokens]))
-    steps, more = _tokens.reconcile(module, client, definitions), {}
+        steps = _tokens.plan_gone(client, [*definitions, kept, *_tokens.token_secrets(client, _access.REMOTE)])
+        write(module, client, steps, ADOPT)
+        return result(steps)
+    steps, issued, more = _tokens.plan(client, definitions), client.read(kept), {}
     if params["token_type"] == "secret":  # noqa: S105
-        token, made = _tokens.secret_token(module, client, _access.REMOTE, rotation)
-        issued = client.read(_access.issued_secret(_access.REMOTE, ""))
+        made = _tokens.secret_steps(module, client, _access.REMOTE, rotation)
+        write(module, client, [*steps, *made], ADOPT)
+        token = _tokens.issued_token(module, client, made[0])
         others = [issued] if issued else []
     else:
-        token, step, reason = _tokens.requested_token(
-            module, client, _access.REMOTE, params["expiration"], params["renew_before"], rotation
-        )
+        write(module, client, steps, ADOPT, later=[_tokens.kept_step(_access.REMOTE, issued)])
+        token, step, reason = _tokens.requested_token(module, client, _access.REMOTE, issued, rotation)
         made, more = [step], {"renewed": reason}
         others = _tokens.token_secrets(client, _access.REMOTE)
     if rotation == "retire":
         retired = [Step("delete", None, item) for item in others if is_ours(item)]
-        if not module.check_mode:
-            carry_out(client, retired)
+        write(module, client, retired, ADOPT)
         made = [*made, *retired]
     elif others:
         names = ", ".join(map(name_of, others))
         module.warn(f"{names} still gives access; playbook rotate removes it when every peer has the new token")
     return {**result([*steps, *made]), **more, **_tokens.kubeconfig_of(module, client, token, "clustermesh")}
+
+
+def with_file(module, path, answer):
+    """The answer, after its kubeconfig went to the file that is to hold it."""
+    text = answer.get("kubeconfig")
+    try:
+        change = _kubeconfig_file.difference(path, text)
+        if change and not module.check_mode:
+            _kubeconfig_file.write(path, text)
+    except OSError as problem:
+        raise ClusterError(f"kubeconfig_file is {path}: {problem.strerror}") from problem
+    if not change:
+        return answer
+    return {**answer, "changed": True, "diff": [*answer["diff"], change]}
 
 
 def main():
@@ -153,13 +199,20 @@ def main():
         renew_before={"type": "int", "default": 604800},
         server={"type": "str"},
         tls_server_name={"type": "str"},
+        kubeconfig_file={"type": "path"},
         wait_timeout={"type": "float", "default": 30.0},
+        adopt={"type": "bool", "default": False},
     )
     module = AnsibleModule(arguments, supports_check_mode=True)
     if not module.params["renew_before"] < module.params["expiration"]:
         module.fail_json(msg="renew_before must be less than expiration, or every run would issue a new token")
+    file = module.params["kubeconfig_file"]
     try:
+        if file and module.params["state"] == "present":
+            _kubeconfig_file.refuse_bad(file)
         answer = run(module, client_of(module))
+        if file:
+            answer = with_file(module, file, answer)
     except ClusterError as problem:
         module.fail_json(msg=str(problem))
     module.exit_json(**answer)

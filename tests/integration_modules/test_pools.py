@@ -7,7 +7,7 @@ import yaml
 from clustermesh_lab import calico
 from kubernetes import client, config
 
-from tests.integration_modules.runner import audit, writes
+from tests.integration_modules.runner import apply, audit, writes
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 GROUP = ("crd.projectcalico.org", "v1", "ippools")
@@ -58,6 +58,25 @@ def test_a_peer_of_the_underlay_gets_disabled_pools_until_the_overlay_routes(ans
     assert len(pools()) == 3
     peering(ansible, paris, "Enabled", cidrs)
     assert list(pools()) == ["theirs"]
+
+
+def test_a_pool_of_somebody_else_with_our_name_is_in_the_way_unless_told(ansible, paris, pools):
+    name = "clustermesh-oslo-10-3-0-0-16"
+    theirs = {"apiVersion": "crd.projectcalico.org/v1", "kind": "IPPool", "metadata": {"name": name}}
+    apply(paris, theirs | {"spec": {"cidr": "10.40.0.0/16"}})
+    start = len(audit(paris))
+    refused = peering(ansible, paris, "Disabled", ["10.3.0.0/16"])
+    assert refused["failed"]
+    assert refused["conflicts"] == [f"IPPool {name}"]
+    assert "adopt: true (variable mesh_peering_adopt)" in refused["msg"]
+    assert writes(paris, start) == []
+    assert pools()[name] == {"cidr": "10.40.0.0/16"}
+    peering(ansible, paris, "Enabled", ["10.3.0.0/16"])  # pruning is for ours
+    assert pools()[name] == {"cidr": "10.40.0.0/16"}
+    peering(ansible, paris, "Disabled", ["10.3.0.0/16"], adopt=True)
+    assert pools()[name]["cidr"] == "10.3.0.0/16"
+    peering(ansible, paris, "Enabled", ["10.3.0.0/16"])
+    assert name not in pools()
 
 
 def test_pools_are_there_before_the_overlay_lets_go(ansible, paris, pools):

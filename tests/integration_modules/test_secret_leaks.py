@@ -34,8 +34,9 @@ def test_no_token_key_or_kubeconfig_is_in_anything_that_a_run_leaves(tmp_path, p
     assert "sha256:" in said["run"]  # Secrets were shown, as digests
 
     # a Secret of somebody else is in the way, and a token that is none is refused
-    for plane in (paris, oslo):
-        kubectl(plane, "-n", "clustermesh-system", "label", "secrets", "--all", "app.kubernetes.io/managed-by-")
+    for plane, peer in ((paris, "oslo"), (oslo, "paris")):
+        secret = f"mesh-access-{peer}"
+        kubectl(plane, "-n", "clustermesh-system", "label", "secret", secret, "app.kubernetes.io/managed-by-")
     refused = "eyJcanary.of-a-token-that.is-refused-by-rome"
     plays.hosts(
         paris=by_token,

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pathlib import Path
 
+REVIEWS = ("accessreviews", "tokenreviews")
+
 
 def requests(log: Path, user: str = "admin") -> list[dict[str, Any]]:
     """The answered requests of a user so far, as the audit log has them."""
@@ -17,5 +19,6 @@ def requests(log: Path, user: str = "admin") -> list[dict[str, Any]]:
 
 
 def is_write(event: dict[str, Any]) -> bool:
-    """Whether a request stores something: a review of rights is asked by POST and stores nothing."""
-    return event["verb"] not in ("get", "list", "watch") and "accessreviews" not in event["requestURI"]
+    """Whether a request stores something: a review of rights or of a token is asked by POST and stores nothing."""
+    reads = event["verb"] in ("get", "list", "watch") or any(kind in event["requestURI"] for kind in REVIEWS)
+    return not reads
