@@ -35,7 +35,7 @@ async def test_a_reason_is_told_in_an_event_once_while_it_lasts_whatever_its_exa
     said: list[tuple[str, str]] = []
 
     class Events:
-        async def warn(self, thing, api_version, kind, reason, message):
+        async def warn(self, thing, api_version, kind, reason, message, **_):
             said.append((reason, message))
 
     made, west = writer(Metrics()), Peer()
