@@ -41,6 +41,7 @@ def test_an_unchanged_node_is_written_again_only_for_its_heartbeat(api: ControlP
                 found = await client.get(resources.MESH_NODES, NAME)
                 seen.append((found.metadata.resource_version, found.status.last_heartbeat_time))
                 changed = found.status.last_change_time
+            kubectl(api, "wait", "--for=condition=Ready", "--timeout=5s", "meshnode.clustermesh.io", NAME)
             return [*seen, ("changed", changed)]
 
     try:

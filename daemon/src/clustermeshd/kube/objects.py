@@ -67,7 +67,7 @@ class Condition(Struct, frozen=True, omit_defaults=False):
     reason: str = ""
     message: str = ""
     last_transition_time: str = ""
-    observed_generation: int = 0
+    observed_generation: int | msgspec.UnsetType = msgspec.UNSET  # 0 would be older than any; kubectl wait looks at it
 
 
 # ---- core/v1
