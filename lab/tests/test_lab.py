@@ -311,7 +311,7 @@ def test_the_next_start_takes_over_from_a_killed_one(tmp_path):
     lab.down()
 
 
-@pytest.mark.parametrize("preset", ["v6", pytest.param("dual", marks=pytest.mark.slow)])  # e2e has dual too
+@pytest.mark.parametrize("preset", ["v6", "dual"])
 def test_other_families_work_alike(preset):
     lab = Lab.up(Topology.preset(preset), name=f"{NAME}-f")
     try:

@@ -30,6 +30,11 @@ def peers(plane: ControlPlane) -> list[str]:
     return [item["metadata"]["name"] for item in found]
 
 
+def modes(plane: ControlPlane) -> dict[str, str]:
+    found = json.loads(kubectl(plane, "get", "remoteclusterconfigurations.clustermesh.io", "-o", "json"))["items"]
+    return {item["metadata"]["name"]: item["spec"]["syncOptions"]["overlayRoutingMode"] for item in found}
+
+
 def test_a_cluster_joins_those_that_answer_and_says_nobodys_secret(tmp_path, inventory, paris, oslo, rome):
     plays = Playbooks(tmp_path)
     overlapping = {**inventory["rome"], "mesh_pod_cidrs": ["10.1.4.0/24"]}
@@ -57,6 +62,15 @@ def test_a_cluster_joins_those_that_answer_and_says_nobodys_secret(tmp_path, inv
     code, said["json"] = plays.run("mesh", {}, *PARTS, "-v", callback="ansible.posix.json")
     assert code == 0, said["json"]
     assert (peers(rome), peers(paris), peers(oslo)) == (["oslo", "paris"], ["oslo", "rome"], ["paris", "rome"])
+    plays.hosts(**{**inventory, "oslo": gone})
+    code, said["switch"] = plays.run("switch_overlay", {"mesh_overlay": "Disabled", "mesh_wait": 1}, "-v")
+    assert (code, "rome and these stay as they are" in said["switch"]) == (2, True), said["switch"]  # oslo failed
+    assert (modes(paris), modes(rome)) == (
+        {"oslo": "Enabled", "rome": "Disabled"},
+        {"oslo": "Enabled", "paris": "Disabled"},
+    )
+    assert modes(oslo) == {"paris": "Enabled", "rome": "Enabled"}
+
     secrets = {host["mesh_api_token"] for host in inventory.values()}.union(*map(stored, (paris, oslo, rome)))
     assert len(secrets) > 10
     said["log"] = plays.log.read_text()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from tests.integration_modules.playbooks import Playbooks
@@ -25,6 +27,21 @@ def mesh(paris, oslo, tmp_path):
         return {path for name, plane in planes.items() for path in writes(plane, starts[name])}
 
     return run
+
+
+def test_nodes_of_a_cluster_that_was_refused_in_a_run_get_no_daemons(tmp_path, paris, oslo):
+    """As a check run, so that nothing would come to this machine if the run went on."""
+    kubectl(paris, "create", "namespace", "clustermesh-system")
+    kubectl(paris, "create", "serviceaccount", "clustermesh-remote", "-n", "clustermesh-system")  # not ours
+    plays = Playbooks(tmp_path)
+    node = {"mesh_cluster": "paris", "ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    clusters = {name: {"mesh_kubeconfig": str(plane.kubeconfig)} for name, plane in (("paris", paris), ("oslo", oslo))}
+    plays.hosts({"n1": {**node, "mesh_become": False}}, **clusters)
+    code, output = plays.run("mesh", {}, "--tags", "access,daemon", "--check")
+    kubectl(paris, "delete", "namespace", "clustermesh-system", "--wait=false")
+    assert code == 2, output
+    assert "clustermesh-remote; remove them, or set adopt: true" in output
+    assert "cluster paris gave no accounts for its daemons in this run" in output
 
 
 def test_each_tag_is_safe_alone(mesh, paris, oslo):

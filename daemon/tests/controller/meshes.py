@@ -36,18 +36,20 @@ def apply(api: ControlPlane, *documents: dict) -> None:
     kubectl(api, "apply", "--server-side", "--force-conflicts", "-f", "-", stdin=yaml.safe_dump_all(documents))
 
 
-def node(name: str, cidr: str, address: str) -> list[dict]:
-    meta = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
-    return [
-        meta | {"spec": {"podCIDR": cidr, "podCIDRs": [cidr]}},
-        meta | {"status": {"addresses": [{"type": "InternalIP", "address": address}]}},
-    ]
+def node(name: str, cidr: str, address: str) -> dict:
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": name},
+        "spec": {"podCIDR": cidr, "podCIDRs": [cidr]},
+        "status": {"addresses": [{"type": "InternalIP", "address": address}]},
+    }
 
 
 def add_node(api: ControlPlane, name: str, cidr: str, address: str) -> None:
-    spec, status = node(name, cidr, address)
-    apply(api, spec)
-    kubectl(api, "apply", "--server-side", "--subresource=status", "-f", "-", stdin=json.dumps(status))
+    document = node(name, cidr, address)
+    apply(api, document)
+    kubectl(api, "apply", "--server-side", "--subresource=status", "-f", "-", stdin=json.dumps(document))
 
 
 def service(name: str, app: str | None = None, selector: str | None = None) -> dict:

@@ -9,18 +9,7 @@ import pytest
 from clustermesh_lab import ControlPlane
 from clustermeshd.kube import resources
 from clustermeshd.kube.client import Client
-from meshes import access_secret, admin, configuration, controller, delete, eventually, put, remote_nodes
-
-
-def node(name: str, cidr: str, address: str) -> dict:
-    return {
-        "apiVersion": "v1",
-        "kind": "Node",
-        "metadata": {"name": name},
-        "spec": {"podCIDR": cidr, "podCIDRs": [cidr]},
-        "status": {"addresses": [{"type": "InternalIP", "address": address}]},
-    }
-
+from meshes import access_secret, admin, configuration, controller, delete, eventually, node, put, remote_nodes
 
 OWN, GRABBED = node("o1", "10.8.0.0/24", "192.168.8.8"), node("o2", "10.2.0.0/24", "192.168.8.9")
 VICTIM = node("v1", "10.2.0.0/24", "192.168.2.1")

@@ -20,17 +20,12 @@ from meshes import (
     delete,
     endpoint_slice,
     eventually,
+    node,
     put,
     service,
 )
 
-NODE = {
-    "apiVersion": "v1",
-    "kind": "Node",
-    "metadata": {"name": "n1"},
-    "spec": {"podCIDR": "10.2.0.0/24", "podCIDRs": ["10.2.0.0/24"]},
-    "status": {"addresses": [{"type": "InternalIP", "address": "192.168.2.1"}]},
-}
+NODE = node("n1", "10.2.0.0/24", "192.168.2.1")
 LOCAL = endpoint_slice("reviews-1", "10.1.0.5")
 
 

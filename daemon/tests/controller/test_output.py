@@ -19,21 +19,12 @@ from meshes import (
     delete,
     endpoint_slice,
     eventually,
+    node,
     put,
     service,
 )
 
 CHANGED = "2026-01-02T03:04:05Z"
-
-
-def node(name: str, cidr: str, address: str) -> dict:
-    return {
-        "apiVersion": "v1",
-        "kind": "Node",
-        "metadata": {"name": name},
-        "spec": {"podCIDR": cidr, "podCIDRs": [cidr]},
-        "status": {"addresses": [{"type": "InternalIP", "address": address}]},
-    }
 
 
 def given(trigger: str = "", address: str = "10.2.0.5") -> dict:

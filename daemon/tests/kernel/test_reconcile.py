@@ -269,11 +269,8 @@ def test_a_rule_edited_under_its_mark_is_put_right(mesh: Topology) -> None:
     assert "accept" not in mesh.a.space.run("nft", "list", "chain", "inet", "clustermesh", "inner")
 
 
-def test_without_nexthop_objects_each_route_has_its_own_gateway_and_metric(nodes: Topology) -> None:
-    settings = dataclasses.replace(nodes.a.settings, use_nexthops=False)
-    nodes.a.settings = settings
-    nodes.a.kernel.close()
-    nodes.a.kernel = nodes.a.space.call(lambda: Kernel(settings))
+def routes_by_gateway(nodes: Topology) -> None:
+    """Has both reconciled, and sees that the route of a has its own gateway, and carries packets."""
     nodes.a.reconcile()
     nodes.b.reconcile()
     assert nodes.a.space.ip_json("nexthop") == []
@@ -282,6 +279,14 @@ def test_without_nexthop_objects_each_route_has_its_own_gateway_and_metric(nodes
     assert not nodes.a.reconcile().written
     with Echo(nodes.pod_b, "10.92.1.5"):
         assert ask(nodes.pod_a, "10.92.1.5") == "10.91.1.5"
+
+
+def test_without_nexthop_objects_each_route_has_its_own_gateway_and_metric(nodes: Topology) -> None:
+    settings = dataclasses.replace(nodes.a.settings, use_nexthops=False)
+    nodes.a.settings = settings
+    nodes.a.kernel.close()
+    nodes.a.kernel = nodes.a.space.call(lambda: Kernel(settings))
+    routes_by_gateway(nodes)
     with Echo(nodes.pod_b, "fd92:1::5"):
         assert ask(nodes.pod_a, "fd92:1::5") == "fd91:1::5"
     nodes.a.uninstall()
@@ -311,14 +316,7 @@ def test_kernel_that_refuses_nexthop_objects_gets_routes_with_gateways(
     nodes.a.kernel.close()
     nodes.a.kernel = nodes.a.space.call(lambda: Kernel(nodes.a.settings))
     assert not nodes.a.kernel.has_nexthops
-    nodes.a.reconcile()
-    nodes.b.reconcile()
-    assert nodes.a.space.ip_json("nexthop") == []
-    (route,) = nodes.a.space.ip_json("route", "show", "table", "4097")
-    assert (route["dst"], route["gateway"], route["dev"]) == ("10.92.1.0/24", "10.92.1.0", "clustermesh0")
-    assert not nodes.a.reconcile().written
-    with Echo(nodes.pod_b, "10.92.1.5"):
-        assert ask(nodes.pod_a, "10.92.1.5") == "10.91.1.5"
+    routes_by_gateway(nodes)
     nodes.a.uninstall()
     assert nodes.a.space.dump() == before
 

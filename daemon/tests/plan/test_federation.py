@@ -4,82 +4,25 @@ import msgspec
 import pytest
 from clustermeshd.kube import objects
 from clustermeshd.model import names
-from clustermeshd.model.addresses import Ranges, parse_prefix
 from clustermeshd.plan import federation
 from clustermeshd.plan.endpoints import endpoints
 from clustermeshd.plan.entering import entered
 from clustermeshd.selector import SelectorError
 from hypothesis import given
 from hypothesis import strategies as st
-
-KEY = names.SERVICE_SELECTOR
-
-
-def service(name, labels=None, annotations=None, ports=(("http", 80, "TCP"),), namespace="shop", **spec):
-    return objects.Service(
-        metadata=objects.Metadata(
-            name=name, namespace=namespace, uid=f"uid-{name}", labels=labels, annotations=annotations
-        ),
-        spec=objects.ServiceSpec(
-            ports=tuple(objects.ServicePort(name=n, port=p, protocol=proto) for n, p, proto in ports),
-            ip_families=spec.pop("ip_families", ("IPv4",)),
-            **spec,
-        ),
-    )
-
-
-def slice_of(name, *ips, ports=(("http", 9000, "TCP"),), node="n1", family="IPv4", ready=True, kind="Pod"):
-    return objects.EndpointSlice(
-        metadata=objects.Metadata(name=f"{name}-abc", namespace="shop", labels={names.SERVICE_NAME: name}),
-        address_type=family,
-        endpoints=tuple(
-            objects.Endpoint(
-                addresses=(ip,),
-                conditions=objects.EndpointConditions(ready=ready),
-                node_name=node,
-                zone="z1",
-                target_ref=objects.ObjectReference(kind=kind, name=f"pod-{ip}", namespace="shop", uid="u"),
-            )
-            for ip in ips
-        ),
-        ports=tuple(objects.EndpointPort(name=n, port=p, protocol=proto) for n, p, proto in ports),
-    )
-
-
-def cluster(name, services, slices, pods="10.0.0.0/8"):
-    return name or "", services, slices, Ranges([parse_prefix(pods)])
-
-
-FEDERATED = service("reviews", annotations={KEY: 'app == "reviews"'})
-LOCAL = cluster(None, [service("reviews-1", {"app": "reviews"}), FEDERATED], [slice_of("reviews-1", "10.1.0.5")])
-REMOTE = cluster(
-    "west", [service("reviews-23", {"app": "reviews"})], [slice_of("reviews-23", "10.2.0.5", "10.2.0.6", node="w1")]
+from services import (
+    FEDERATED,
+    KEY,
+    LOCAL,
+    REMOTE,
+    cluster,
+    conditions,
+    federate,
+    members,
+    plan,
+    service,
+    slice_of,
 )
-
-
-def plan(federated, *clusters, nodes=("n1",), stale=None, kept=()):
-    """Plan of a Service over clusters, backing Services chosen as the controller does."""
-    selector, backings = federation.selector_of(federated), []
-    for name, services, slices, owned in clusters:
-        chosen = {
-            s.metadata.name
-            for s in services
-            if s.metadata.namespace == federated.metadata.namespace
-            and (labels := federation.backing_labels(s, name)) is not None
-            and selector.matches(labels)
-        }
-        pieces = [s for s in slices if s.labels[names.SERVICE_NAME] in chosen]
-        pieces = [entered(piece, name) for piece in pieces] if name else pieces
-        backings.append(federation.Backing(name, pieces, owned.__contains__, (stale or {}).get(name, "")))
-    return federation.plan(federated, [*backings, *kept], nodes)
-
-
-def federate(federated, *clusters, **options):
-    return plan(federated, *clusters, **options).slices
-
-
-def members(made):
-    return sorted(ip for piece in made.values() for e in piece.endpoints for ip in e.addresses)
 
 
 def test_endpoints_of_local_and_remote_backing_services_meet_in_slices_of_ours():
@@ -222,10 +165,6 @@ def test_the_endpoints_object_holds_a_thousand_addresses_at_most():
     assert sum(len(s.addresses) for s in endpoints(FEDERATED, made.values()).subsets) == 1000
 
 
-def conditions(made):
-    return {ip: e.conditions.ready for piece in made.values() for e in piece.endpoints for ip in e.addresses}
-
-
 @given(st.sets(st.integers(0, 4000), min_size=60, max_size=700), st.integers(0, 4000))
 def test_one_endpoint_more_rewrites_its_slice_and_at_most_the_two_of_a_split(numbers, extra):
     def made(members):
@@ -292,101 +231,6 @@ def test_affinity_and_staleness_together_leave_a_service_its_local_endpoints():
     federated = service("reviews", annotations={KEY: 'app == "reviews"', names.AFFINITY: "remote"})
     made = federate(federated, LOCAL, REMOTE, stale={"west": "NotReady"})
     assert conditions(made) == {"10.1.0.5": True, "10.2.0.5": False, "10.2.0.6": False}
-
-
-def test_slices_of_a_cluster_that_was_not_read_yet_stay_as_they_are_until_it_counts_as_lost():
-    written = list(federate(FEDERATED, LOCAL, REMOTE).values())
-    remote = [piece for piece in written if names.REMOTE_CLUSTER in piece.labels]
-    kept = federate(FEDERATED, LOCAL, kept=[standing(remote)])
-    assert kept == {piece.metadata.name: piece for piece in written}
-    lost = federate(FEDERATED, LOCAL, kept=[standing(remote, stale="NotReady")])
-    assert conditions(lost) == {"10.1.0.5": True, "10.2.0.5": False, "10.2.0.6": False}
-    assert {names.STALE in piece.annotations for piece in lost.values() if names.REMOTE_CLUSTER in piece.labels} == {
-        True
-    }
-
-
-def standing(slices, **options):
-    """What a controller that has just started finds of a peer that it cannot read."""
-    of_west = [piece for piece in slices if piece.labels.get(names.REMOTE_CLUSTER) == "west"]
-    return federation.Backing("west", of_west, is_written=True, **options)
-
-
-def test_endpoints_that_stepped_back_for_local_ones_take_over_though_their_peer_is_not_read():
-    federated = service("reviews", annotations={KEY: 'app == "reviews"', names.AFFINITY: "local"})
-    written = federate(federated, LOCAL, REMOTE)
-    assert conditions(written) == {"10.1.0.5": True, "10.2.0.5": False, "10.2.0.6": False}
-    for _ in range(2):  # a restart more changes nothing
-        written = federate(federated, LOCAL, kept=[standing(written.values())])
-        assert conditions(written) == {"10.1.0.5": True, "10.2.0.5": False, "10.2.0.6": False}
-    alone = federate(federated, kept=[standing(written.values())])
-    assert conditions(alone) == {"10.2.0.5": True, "10.2.0.6": True}
-
-
-def test_endpoints_that_stepped_back_as_stale_wait_on_after_a_restart_and_take_over_when_they_are_the_last():
-    written = federate(FEDERATED, LOCAL, REMOTE, stale={"west": "NotReady"})
-    back = {"10.1.0.5": True, "10.2.0.5": False, "10.2.0.6": False}
-    assert conditions(written) == back
-    for _ in range(2):  # the new leader has not counted to the end yet
-        written = federate(FEDERATED, LOCAL, kept=[standing(written.values(), waits="NotReady")])
-        assert conditions(written) == back
-    assert conditions(federate(FEDERATED, LOCAL, kept=[standing(written.values(), waits="")])) == dict.fromkeys(
-        back, True
-    )
-    for stale in ("", "NotReady", "Drop"):
-        alone = federate(FEDERATED, kept=[standing(written.values(), stale=stale, waits="NotReady")])
-        assert conditions(alone) == {"10.2.0.5": True, "10.2.0.6": True}
-        assert not any(names.STALE in piece.annotations for piece in alone.values())
-
-
-@pytest.mark.parametrize(
-    ("ready", "serving", "terminating"), [(False, False, False), (False, True, True), (False, None, None)]
-)
-def test_an_endpoint_that_was_not_ready_is_not_so_after_a_restart_either(ready, serving, terminating):
-    given = objects.EndpointConditions(ready=ready, serving=serving, terminating=terminating)
-    piece = slice_of("reviews-23", "10.2.0.5")
-    piece = msgspec.structs.replace(piece, endpoints=(msgspec.structs.replace(piece.endpoints[0], conditions=given),))
-    west = cluster("west", [service("reviews-23", {"app": "reviews"})], [piece])
-    affine = service("reviews", annotations={KEY: 'app == "reviews"', names.AFFINITY: "local"})
-    written = [
-        federate(FEDERATED, LOCAL, west),
-        federate(affine, LOCAL, west),
-        federate(FEDERATED, LOCAL, west, stale={"west": "NotReady"}),
-    ]
-    for one in written:
-        assert conditions(federate(FEDERATED, kept=[standing(one.values())])) == {"10.2.0.5": False}
-    published = service("reviews", annotations=FEDERATED.annotations, publish_not_ready_addresses=True)
-    assert conditions(federate(published, kept=[standing(written[0].values())])) == {"10.2.0.5": True}
-
-
-def test_what_stands_of_a_peer_that_is_not_read_goes_by_the_ports_families_and_addresses_of_now():
-    written = federate(FEDERATED, REMOTE).values()
-    other = service("reviews", annotations=FEDERATED.annotations, ports=(("admin", 81, "TCP"),))
-    six = service("reviews", annotations=FEDERATED.annotations, ip_families=("IPv6",))
-    assert federate(other, kept=[standing(written)]) == federate(six, kept=[standing(written)]) == {}
-    foreign = standing(written, owns=Ranges([parse_prefix("10.2.0.6/32")]).__contains__)
-    assert members(federate(FEDERATED, kept=[foreign])) == ["10.2.0.6"]
-    here_too = federate(FEDERATED, kept=[standing(written)], nodes=("w1",))
-    assert {e.node_name for piece in here_too.values() for e in piece.endpoints} == {None}
-
-
-@pytest.mark.parametrize(
-    ("selector", "expected"),
-    [
-        ("app == 'reviews'", True),
-        ("app == 'other'", True),  # who knows what the labels are
-        ("federation.tigera.io/remoteClusterName == 'west'", True),
-        ("app == 'reviews' && federation.tigera.io/remoteClusterName != 'west'", False),
-        ("!has(federation.tigera.io/remoteClusterName)", False),
-        ("app == 'x' || federation.tigera.io/remoteClusterName not in {'west', 'north'}", True),
-        ("federation.tigera.io/remoteClusterName in {'north'}", False),
-        ("!(app == 'x' || federation.tigera.io/remoteClusterName starts with 'we')", False),
-        ("all()", True),
-    ],
-)
-def test_a_selector_that_names_clusters_is_judged_without_reading_them(selector, expected):
-    parsed = federation.selector_of(service("f", annotations={KEY: selector}))
-    assert federation.may_select(parsed, "west") is expected
 
 
 def test_a_lying_peer_cannot_make_a_slice_that_the_api_server_refuses():

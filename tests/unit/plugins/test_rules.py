@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import ipaddress
 import json
-import re
 from datetime import UTC, datetime, timedelta
 from itertools import combinations
 from random import Random
@@ -13,14 +12,7 @@ from time import process_time
 
 import pytest
 import yaml
-from ansible_collections.clustermesh.core.plugins.module_utils import (
-    _access,
-    _info,
-    _overlap,
-    _pairs,
-    _preflight,
-    _variables,
-)
+from ansible_collections.clustermesh.core.plugins.module_utils import _access, _info, _overlap, _pairs, _preflight
 from clustermeshd.plan.overlay_status import SILENT_S
 
 
@@ -132,59 +124,6 @@ def test_peers_outside_of_the_run_have_no_kubeconfig():
         {"name": "a", "overlay": "Enabled", "kubeconfig": "k", "admit": {"podCIDRs": ["x"]}},
         {"name": "b", "overlay": "Enabled"},
     ]
-
-
-@pytest.mark.parametrize(
-    ("name", "meant"),
-    [("mesh_overlays", "mesh_overlay"), ("mesh_deamon_image", "mesh_daemon_image"), ("mesh_pair", "mesh_pairs")],
-)
-def test_a_variable_that_nothing_reads_and_that_is_nearly_another_is_named(name, meant):
-    assert _variables.misspelt([name, meant]) == [
-        f"{name} is no variable of this collection; did you mean {meant}?",
-    ]
-
-
-def test_variables_of_other_people_are_their_own():
-    assert _variables.misspelt(["mesh_of_my_own", "mesh_region", "meshh_overlay", "ansible_host"]) == []
-
-
-def test_what_roles_register_is_not_misspelt():
-    registered = {
-        name
-        for file in _variables.ROOT.glob("roles/*/tasks/*.yml")
-        for name in re.findall(r"register: (\S+)", file.read_text())
-    }
-    assert len(registered) > 20
-    assert _variables.misspelt(registered) == []
-
-
-def test_credentials_wait_for_peers_and_for_nodes_that_did_not_get_them():
-    hosts = {
-        "a": {},
-        "b": {"mesh_validate_read": {"outdated": ["a"]}},
-        "c": {"mesh_validate_read": {"outdated": []}},
-        "d": {},  # failed before it was asked
-        "a1": {"mesh_cluster": "a", "mesh_daemon_switched": {"changed": True, "restarted": ["agent"]}},
-        "a2": {"mesh_cluster": "a", "mesh_daemon_switched": {"changed": False, "restarted": []}},
-        "a3": {"mesh_cluster": "a", "mesh_daemon_switched": {"failed": True, "msg": "the agent did not get ready"}},
-        "a4": {"mesh_cluster": "a"},
-        "c1": {"mesh_cluster": "c"},
-    }
-    nodes = [name for name in hosts if len(name) == 2]
-    assert _pairs.waiting(["b", "c", "d"], hosts, "a", nodes) == ["b", "d", "a3", "a4"]
-    hosts["a"]["mesh_daemon_mode"] = "kubernetes"  # workloads have tokens of their pods
-    assert _pairs.waiting(["b", "c", "d"], hosts, "a", nodes) == ["b", "d"]
-
-
-def test_nobody_is_judged_by_a_peer_that_did_not_get_so_far():
-    hosts = {"a": {"mesh_access_left_out": ["e"]}, "b": {}, "c": {}, "e": {}}
-    hosts["d"] = {"mesh_preflight_result": {"facts": {"reachable": False}}}
-    hosts["b"] = {"mesh_preflight_result": {"facts": {"reachable": True}}}
-    assert _pairs.absent(list(hosts), hosts, "a", ["a", "b", "c"], ["a", "b"]) == ["c", "d", "e"]
-    answer = {"controllers": [], "nodes": [], "peers": [{"peer": "b", "ready": True}, {"peer": "c", "ready": False}]}
-    assert _info.is_complete(answer, ["b", "c", "d"], ["c", "d"])
-    assert not _info.is_complete(answer, ["b", "c", "d"], ["d"])
-    assert not _info.is_complete(answer, ["b", "d"], ["c"])
 
 
 def test_a_node_without_a_tunnel_address_is_known_to_stay_outside():

@@ -8,7 +8,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -46,18 +46,10 @@ def run(options: AgentOptions) -> int:
         if options.uninstall:
             return once.uninstall(options.dataplane)
         status = asyncio.run(_run_once(options) if options.once else _Process(options).run())
-    except* MeshError as found:  # alone, or out of a group of tasks
-        for text in dict.fromkeys(map(str, _single(found))):
+    except* MeshError as group:  # alone, or out of a group of tasks
+        for text in dict.fromkeys(map(str, logs.each(group))):
             _LOG.error("%s", text)  # a message for people, no traceback
     return status
-
-
-def _single(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for one in error.exceptions:
-            yield from _single(one)
-    else:
-        yield error
 
 
 def _require_capability() -> None:
@@ -133,7 +125,7 @@ class _Process:
                 ),
                 asyncio.TaskGroup() as group,
             ):
-                self._metrics.input_age.set_function(lambda: client.heard_age_s)
+                self._metrics.input_age.set_function(lambda: client.silence_s)
                 tasks = [group.create_task(part) for part in self._parts(client, thread)]
                 _LOG.info("clustermeshd agent %s started for node %s", __version__, options.node_name)
                 await stop.wait()

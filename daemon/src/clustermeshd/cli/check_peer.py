@@ -18,6 +18,7 @@ from clustermeshd.cli.status import EXPIRY_WARNING, condition
 from clustermeshd.kube import objects, resources
 from clustermeshd.kube.access import Access, from_secret
 from clustermeshd.kube.client import Client
+from clustermeshd.kube.discovery import serves
 from clustermeshd.kube.errors import Forbidden, NotFound
 from clustermeshd.model import names
 from clustermeshd.model.errors import MeshError, Refused
@@ -152,7 +153,7 @@ def _server(found: Probe, version: str, end: datetime | None) -> None:
 async def _served_blocks(remote: Client) -> resources.Resource[objects.IPAMBlock] | None:
     """Where the peer serves Calico's IPAM blocks; by discovery, since a kind that is not served may give 403."""
     for resource in resources.IPAM_BLOCKS:
-        if await remote.serves(resource):
+        if await serves(remote, resource):
             return resource
     return None
 

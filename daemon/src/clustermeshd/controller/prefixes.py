@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from clustermeshd.kube import objects, resources
 from clustermeshd.kube.budget import Budget
 from clustermeshd.kube.client import Client
+from clustermeshd.kube.discovery import serves
 from clustermeshd.kube.informer import Change, Informer, Limits
 from clustermeshd.kube.resources import Resource
 from clustermeshd.model.errors import MeshError
@@ -121,7 +122,7 @@ class PrefixSource:
 
     async def _discover(self) -> Resource[objects.IPAMBlock] | None:
         for resource in resources.IPAM_BLOCKS:
-            if await self._client.serves(resource):
+            if await serves(self._client, resource):
                 return resource
         return None
 

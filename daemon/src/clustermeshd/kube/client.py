@@ -103,11 +103,6 @@ class Client:
         """What is used now; another one after credentials were read again."""
         return self._access
 
-    @property
-    def heard_age_s(self) -> float:
-        """Seconds since the server last answered or said anything; it is asked while a watch of it is silent."""
-        return self._clock() - self._heard_at
-
     async def __aenter__(self) -> Client:
         return self
 
@@ -265,30 +260,6 @@ class Client:
         except errors.NotFound:
             return False
         return True
-
-    async def serves(self, resource: Resource[Any]) -> bool:
-        """Whether the server has a kind, by its discovery.
-
-        A 404 alone says nothing: a proxy may have made it. False needs a discovery document that lists other kinds of
-        the group, or other groups; without one the error tells why it is not known.
-        """
-        try:
-            body = await self.request("GET", resource.home)
-        except errors.NotFound as error:
-            groups = bodies.decode(await self.request("GET", "/apis"), objects.ApiGroupList, "/apis")
-            bodies.expect(groups.kind, "APIGroupList", "/apis")
-            versions = {version.group_version for group in groups.groups or () for version in group.versions or ()}
-            if not versions or resource.api_version in versions:
-                raise error from None
-            return False
-        found = bodies.decode(body, objects.ApiResourceList, resource.home)
-        bodies.expect(found.kind, "APIResourceList", resource.home)
-        plurals = {one.name for one in found.resources or ()}
-        if not plurals or found.group_version != resource.api_version:
-            raise errors.Rejected(
-                "AnswerInvalid", "no discovery", where=resource.home, fix="is this a Kubernetes API?"
-            )
-        return resource.plural in plurals
 
     async def server_version(self) -> str:
         """``gitVersion`` of the server."""

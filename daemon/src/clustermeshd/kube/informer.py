@@ -28,6 +28,7 @@ from clustermeshd.kube import objects
 from clustermeshd.kube.bodies import key_of, named, too_large, unreadable
 from clustermeshd.kube.budget import Budget
 from clustermeshd.kube.client import Client
+from clustermeshd.kube.discovery import serves
 from clustermeshd.kube.errors import UNDECODABLE, Expired, NotFound, of_status
 from clustermeshd.kube.leftout import LeftOut, Why
 from clustermeshd.kube.resources import Resource
@@ -243,7 +244,7 @@ class Informer(Generic[T]):
     async def _is_unknown(self) -> bool:
         """Whether the server says of itself that it has no such kind."""
         try:
-            return self.resource.optional and not await self._client.serves(self.resource)
+            return self.resource.optional and not await serves(self._client, self.resource)
         except MeshError as error:
             _LOG.debug("%s: discovery: %s", self.resource.plural, error)
             return False

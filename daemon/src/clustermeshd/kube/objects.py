@@ -494,33 +494,6 @@ class RawList(Struct, frozen=True):
     items: tuple[msgspec.Raw, ...] | None = None
 
 
-class ApiResource(Struct, frozen=True):
-    name: str = ""
-
-
-class ApiResourceList(Struct, frozen=True):
-    """Discovery: the kinds of one group and version."""
-
-    kind: str = ""
-    group_version: str = ""
-    resources: tuple[ApiResource, ...] | None = None
-
-
-class GroupVersion(Struct, frozen=True):
-    group_version: str = ""
-
-
-class ApiGroup(Struct, frozen=True):
-    versions: tuple[GroupVersion, ...] | None = None
-
-
-class ApiGroupList(Struct, frozen=True):
-    """Discovery: every group with its versions."""
-
-    kind: str = ""
-    groups: tuple[ApiGroup, ...] | None = None
-
-
 class RawEvent(Struct, frozen=True):
     """One line of a watch."""
 

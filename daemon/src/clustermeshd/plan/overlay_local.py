@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from ipaddress import collapse_addresses
 from typing import TypeVar
 
-from clustermeshd.kernel.state import Packed
 from clustermeshd.kube.objects import Node
 from clustermeshd.model import names
 from clustermeshd.model.addresses import Address, Network, parse_address, parse_network, tunnel_address
@@ -28,19 +27,6 @@ class LocalNode:
 
     def tunnel_address(self, family: int) -> Address | None:
         return of_family(self.tunnel_addresses, family)
-
-
-@dataclass(frozen=True, slots=True)
-class Underlay:
-    """Where tunnel packets of an inner family leave: a local address, its device and that device's MTU."""
-
-    interface: str
-    address: Packed
-    mtu: int
-
-    @property
-    def family(self) -> int:
-        return 4 if len(self.address) == 4 else 6
 
 
 def local_node(node: Node, cluster_id: str, told: Sequence[str] = ()) -> LocalNode:
