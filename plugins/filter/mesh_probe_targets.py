@@ -9,7 +9,8 @@ short_description: Nodes of other clusters that a node is to reach on the overla
 version_added: 0.1.0
 author: The Clustermesh authors (@clustermesh)
 description:
-  - The addresses of a sample of nodes, as many of each cluster as can be looked at together with the forks of this run.
+  - The addresses of a sample of nodes. Nodes reach each other only while they probe at the same time, which no more of them do than
+    there are forks. So the nodes of as many clusters as there are forks probe in one turn, and there are at most four turns.
   - Addresses are those that the clusters' API servers tell (InternalIP), of the family of the node's own.
 options:
   _input:
@@ -39,9 +40,11 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: C(address) of the node itself, empty when it is not in the sample or unknown, and C(targets), address to name.
+  description:
+    - C(address) of the node itself, empty when it is not in the sample or unknown, and C(targets), address to name.
+    - C(turn), from 0, of C(turns), and C(left_out), the clusters that have no turn.
   type: dict
-  sample: {address: 192.0.2.11, targets: {192.0.2.21: paris-1}}
+  sample: {address: 192.0.2.11, targets: {192.0.2.21: paris-1}, turn: 0, turns: 1, left_out: []}
 """
 
 from ansible_collections.clustermesh.core.plugins.module_utils import _pairs

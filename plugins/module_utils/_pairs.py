@@ -155,21 +155,38 @@ def _outdated(host, cluster):
     return (host.get("mesh_validate_read") or {}).get("outdated", [cluster])
 
 
+_TURNS = 4  # each is a task of every node, and seconds where a node does not answer
+
+
 def probe_targets(names, hosts, node, forks):
-    """The underlay address of a node and of those of other clusters that it is to reach: {address, targets: {address: name}}."""
+    """Whom a node is to reach on the underlay: {address, targets: {address: name}, turn, turns, left_out}.
+
+    Nodes reach each other only while they probe at the same time, which no more of them do than there are forks: a sample of each
+    cluster probes, those of as many clusters as there are forks in one turn. ``left_out`` are clusters beyond the last turn.
+    """
     clusters = {}
     for name in sorted(names):
         address = underlay_address(hosts, name)
         if address:
             clusters.setdefault(hosts[name]["mesh_cluster"], {})[name] = address
-    each = max(1, forks // max(1, len(clusters)))
-    sample = {c: dict(list(nodes.items())[:each]) for c, nodes in clusters.items()}
+    probing = list(clusters)[: _TURNS * forks]
+    if forks <= 2:
+        probing = probing[: len(probing) // 2 * 2 * (forks - 1)]  # a cluster alone in its turn would have nobody
+    turns = -(-len(probing) // forks)
+    left_out = [c for c in clusters if c not in probing] if len(clusters) > 1 else []
+    found = {"address": "", "targets": {}, "turn": 0, "turns": turns, "left_out": left_out}
     mine = hosts[node].get("mesh_cluster")
-    address = sample.get(mine, {}).get(node, "")
-    if len(clusters) > forks or not address:
-        return {"address": "", "targets": {}}
+    if mine not in probing:
+        return found
+    turn = probing.index(mine) % turns
+    together = probing[turn::turns]
+    sample = {c: dict(list(clusters[c].items())[: max(1, forks // len(together))]) for c in together}
+    address = sample[mine].get(node, "")
+    if not address:
+        return found
     others = {a: name for c, nodes in sample.items() if c != mine for name, a in nodes.items()}
-    return {"address": address, "targets": {a: name for a, name in others.items() if (":" in a) == (":" in address)}}
+    targets = {a: name for a, name in others.items() if (":" in a) == (":" in address)}
+    return {**found, "address": address, "targets": targets, "turn": turn}
 
 
 def underlay_address(hosts, name):
@@ -213,6 +230,7 @@ def _reach(name, host):
         "api_key": "mesh_api_token",
         "ca_cert": "mesh_ca_file",
         "server": "mesh_server_for_peers",
+        "server_ca_cert": "mesh_ca_file_for_peers",
         "tls_server_name": "mesh_tls_server_name",
     }
     how = {option: host.get(variable) or "" for option, variable in keys.items()}

@@ -47,6 +47,7 @@ def facts_of(name, version, system_namespace, nodes, services, pod_cidrs=(), net
         "nodes": by_node,
         "node_count": len(nodes),
         "denied": [],
+        "vouched": True,
         "clock_offset": 0.0,
     }
 
@@ -123,6 +124,9 @@ def own_findings(facts):
             finding("version", name, f"Kubernetes {facts['version']} is too old", f"upgrade to {wanted} or newer")
         )
     found += [*_skew(facts, version), *_clock(facts), *_calico(facts)]
+    if not facts["vouched"]:
+        hint = "set mesh_ca_file, or mesh_ca_file_for_peers and mesh_ca_file_for_nodes; the system's roots are never asked"
+        found.append(finding("authority", name, f"peers and nodes cannot verify the API server of {name}", hint))
     if facts["denied"]:
         message = f"these rights are missing: {', '.join(facts['denied'])}"
         found.append(finding("rights", name, message, "grant them, or use a kubeconfig with administrative rights"))

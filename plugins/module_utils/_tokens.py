@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import base64
 import re
+import ssl
 import time
 from datetime import datetime, timezone
+from pathlib import Path
 
 from ansible_collections.clustermesh.core.plugins.module_utils import _access
 from ansible_collections.clustermesh.core.plugins.module_utils._client import ClusterError, Refused
@@ -186,16 +188,29 @@ def expires_at(token):
     return datetime.fromtimestamp(end, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ") if end else ""
 
 
+def _certificates(file):
+    """The certificates in a file (PEM)."""
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+        ssl.create_default_context(cadata=text)
+    except (ssl.SSLError, ValueError) as problem:
+        raise ClusterError(f"server_ca_cert is {file}, which holds no certificates (PEM)") from problem
+    except OSError as problem:
+        raise ClusterError(f"server_ca_cert is {file}: {problem.strerror}") from problem
+    return text
+
+
 def kubeconfig_of(module, client, token, name):
     """A kubeconfig that authenticates by a token."""
     params = module.params
     server = params.get("server") or client.server
     tls = params.get("tls_server_name") or client.tls_server_name or ""
-    text = _access.kubeconfig(name, server, client.authority, token, tls)
+    authority = _certificates(params["server_ca_cert"]) if params.get("server_ca_cert") else client.authority
+    text = _access.kubeconfig(name, server, authority, token, tls)
     return {
         "kubeconfig": text,
         "server": server,
-        "ca_sha256": _access.fingerprint(client.authority),
+        "ca_sha256": _access.fingerprint(authority),
         "credential": _access.fingerprint(text)[:16],
         "expires_at": expires_at(token),
     }

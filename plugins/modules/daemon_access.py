@@ -34,6 +34,9 @@ options:
   server:
     description: URL under which the nodes reach their API server, by default the one that this module uses.
     type: str
+  server_ca_cert:
+    description: File with the certificates (PEM) that vouch for the API server there, by default those by which this module verifies it.
+    type: path
   tls_server_name:
     description: Name in the API server's certificate, where it is not the one in the URL.
     type: str
@@ -130,6 +133,7 @@ def main():
         rotation={"type": "str", "choices": ["keep", "issue", "retire"], "default": "keep"},
         tokens={"type": "bool", "default": True},
         server={"type": "str"},
+        server_ca_cert={"type": "path"},
         tls_server_name={"type": "str"},
         wait_timeout={"type": "float", "default": 30.0},
         adopt={"type": "bool", "default": False},

@@ -42,6 +42,12 @@ options:
     description: Whether the underlay is to route to a peer of this cluster, which takes rights to IPPools where Calico is its CNI.
     type: bool
     default: false
+  vouched:
+    description:
+      - Whether peers and nodes get certificates of their own to verify the API server by. Otherwise they get those of this connection,
+        and it is a finding when there are none, as where the roots of the system or nobody vouch for the server.
+    type: bool
+    default: false
 extends_documentation_fragment:
   - clustermesh.core.cluster
   - clustermesh.core.attributes.info
@@ -74,6 +80,7 @@ facts:
     encapsulation: vxlan
     clock_offset: 0.2
     denied: []
+    vouched: true
 findings:
   description: What stands against meshing, empty when nothing does.
   type: list
@@ -152,7 +159,8 @@ def facts_of(module, client):
             _preflight.network_of(pools, felix, daemon_sets),
         )
         wanted = _rights.needed(params["daemon_mode"], params["token_type"], served, params["pools"])
-        return {**facts, "denied": denied(client, wanted), "clock_offset": client.clock_offset}
+        more = {"denied": denied(client, wanted), "clock_offset": client.clock_offset}
+        return {**facts, **more, "vouched": params["vouched"] or bool(client.authority)}
     except Refused as problem:
         if problem.status in (401, 403):
             return _preflight.unreachable(name, f"the credentials are not enough: {problem}")
@@ -170,6 +178,7 @@ def main():
         daemon_mode={"type": "str", "choices": ["systemd", "kubernetes"], "default": "systemd"},
         token_type={"type": "str", "choices": ["secret", "request"], "default": "secret", "no_log": False},
         pools={"type": "bool", "default": False},
+        vouched={"type": "bool", "default": False},
     )
     module = AnsibleModule(arguments, supports_check_mode=True)
     facts = facts_of(module, client_of(module))

@@ -51,6 +51,9 @@ options:
   server:
     description: URL under which peers reach the API server, by default the one that this module uses.
     type: str
+  server_ca_cert:
+    description: File with the certificates (PEM) that vouch for the API server there, by default those by which this module verifies it.
+    type: path
   tls_server_name:
     description: Name in the API server's certificate, where it is not the one in the URL.
     type: str
@@ -198,6 +201,7 @@ def main():
         expiration={"type": "int", "default": 2592000},
         renew_before={"type": "int", "default": 604800},
         server={"type": "str"},
+        server_ca_cert={"type": "path"},
         tls_server_name={"type": "str"},
         kubeconfig_file={"type": "path"},
         wait_timeout={"type": "float", "default": 30.0},

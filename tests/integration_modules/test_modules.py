@@ -11,8 +11,9 @@ import urllib.error
 import urllib.request
 
 import pytest
+import yaml
 
-from tests.integration_modules.runner import audit, kubectl, writes
+from tests.integration_modules.runner import admin_token, audit, kubectl, writes
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
@@ -71,6 +72,25 @@ def test_a_check_run_on_a_virgin_cluster_gives_a_kubeconfig_for_later_tasks(ansi
 def test_daemon_access_writes_once(ansible, paris):
     answer = run_thrice(ansible, paris, "daemon_access", auth(paris))
     assert answer["controller_kubeconfig"] != answer["agent_kubeconfig"]
+
+
+@pytest.mark.parametrize("module", ["remote_access", "daemon_access"])
+def test_kubeconfigs_name_the_address_and_certificates_that_others_are_to_use(ansible, paris, oslo, tmp_path, module):
+    file = tmp_path / "ca.pem"
+    file.write_text(oslo.ca.read_text())
+    there = {"server": "https://lb.example:443", "server_ca_cert": str(file), "tls_server_name": "kubernetes"}
+    answer = ansible.run(module, {**auth(paris), **there})
+    texts = [answer[key] for key in ("kubeconfig", "agent_kubeconfig", "controller_kubeconfig") if key in answer]
+    assert len(texts) == {"remote_access": 1, "daemon_access": 2}[module]
+    for text in texts:
+        assert yaml.safe_load(text)["clusters"][0]["cluster"] == {
+            "server": there["server"],
+            "certificate-authority-data": base64.b64encode(oslo.ca.read_bytes()).decode(),
+            "tls-server-name": "kubernetes",
+        }
+    file.write_text("-----BEGIN NOTHING-----")
+    broken = ansible.run(module, {**auth(paris), **there})
+    assert broken["msg"] == f"server_ca_cert is {file}, which holds no certificates (PEM)"
 
 
 def test_accounts_of_pods_have_no_long_lived_token(ansible, oslo):
@@ -166,6 +186,14 @@ def test_preflight_finds_overlap_and_twins(ansible, paris, oslo):
     )
     assert [f["id"] for f in both["findings"]] == ["cidr-overlap"]
     assert both["findings"][0]["hint"]
+
+
+def test_a_server_that_peers_cannot_verify_is_a_finding(ansible, rome):
+    options = {"host": rome.url, "api_key": admin_token(rome), "validate_certs": False, "name": "rome"}
+    options["pod_cidrs"] = ["10.3.0.0/16"]
+    (finding,) = ansible.run("preflight_info", options)["findings"]
+    assert (finding["id"], "mesh_ca_file_for_peers" in finding["hint"]) == ("authority", True)
+    assert ansible.run("preflight_info", {**options, "vouched": True})["findings"] == []
 
 
 def test_an_unreachable_cluster_is_a_finding(ansible):

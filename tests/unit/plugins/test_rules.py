@@ -22,6 +22,7 @@ def facts(name: str, **changes) -> dict:
     return {
         **base,
         "name": name,
+        "vouched": True,
         "service_cidrs": ["10.96.0.0/16"],
         "node_addresses": [node],
         **changes,
@@ -299,6 +300,7 @@ def test_one_cluster_twice_is_said_once():
     [
         ({"version": "v1.26.9"}, "version"),
         ({"denied": ["write secrets"]}, "rights"),
+        ({"vouched": False}, "authority"),
         ({"pod_cidrs": []}, "pod-cidrs"),
         ({"reachable": False, "message": "no answer"}, "reachable"),
         ({"name": "no_label"}, "name"),

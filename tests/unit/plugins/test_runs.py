@@ -59,3 +59,39 @@ def test_nobody_is_judged_by_a_peer_that_did_not_get_so_far():
     assert _info.is_complete(answer, ["b", "c", "d"], ["c", "d"])
     assert not _info.is_complete(answer, ["b", "c", "d"], ["d"])
     assert not _info.is_complete(answer, ["b", "d"], ["c"])
+
+
+def inventory_of(clusters: int, nodes: int) -> tuple[list[str], dict]:
+    """Names of nodes and variables of all hosts, as preflight of the clusters leaves them."""
+    hosts: dict = {}
+    names = []
+    for c in range(clusters):
+        addresses = {f"n{c:03}-{n}": [f"192.0.{c}.{n}"] for n in range(nodes)}
+        hosts[f"c{c:03}"] = {"mesh_preflight_result": {"facts": {"nodes": addresses}}}
+        hosts |= {name: {"mesh_cluster": f"c{c:03}"} for name in addresses}
+        names += addresses
+    return names, hosts
+
+
+@pytest.mark.parametrize("forks", [1, 2, 3, 5, 10])
+@pytest.mark.parametrize("clusters", [1, 2, 3, 6, 7, 11, 45])
+def test_nodes_that_probe_each_other_do_so_at_the_same_time(clusters, forks):
+    names, hosts = inventory_of(clusters, 3)
+    found = {name: _pairs.probe_targets(names, hosts, name, forks) for name in names}
+    assert len({(item["turns"], tuple(item["left_out"])) for item in found.values()}) == 1
+    turns, left_out = found[names[0]]["turns"], found[names[0]]["left_out"]
+    assert turns <= 4
+    by_turn = [
+        [name for name in names if found[name]["address"] and found[name]["turn"] == turn] for turn in range(turns)
+    ]
+    for probing in by_turn:
+        assert len(probing) <= forks
+        for name in probing:
+            assert set(found[name]["targets"].values()) == {
+                other for other in probing if hosts[other]["mesh_cluster"] != hosts[name]["mesh_cluster"]
+            }
+    reached = {hosts[name]["mesh_cluster"] for name in names if found[name]["targets"]}
+    assert reached == ({f"c{c:03}" for c in range(clusters)} - set(left_out) if clusters > 1 else set())
+    assert (left_out == []) == (
+        clusters == 1 or (forks > 2 and clusters <= 4 * forks) or (forks == 2 and clusters in (2, 6))
+    )

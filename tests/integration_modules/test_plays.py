@@ -1,15 +1,17 @@
-"""Parts of the playbook mesh by their tags: each does its part and nothing else, before and after the others."""
+"""Plays on real API servers: parts of mesh by their tags, and what preflight makes of nodes."""
 
 from __future__ import annotations
 
+import json
 import sys
 
 import pytest
 
 from tests.integration_modules.playbooks import Playbooks
-from tests.integration_modules.runner import audit, kubectl, writes
+from tests.integration_modules.runner import apply, audit, kubectl, writes
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
+LOCAL = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "mesh_become": False}
 NODE = {"mesh_cluster": "paris", "ansible_host": "127.0.0.1", "ansible_port": 1}  # where nothing listens
 
 
@@ -34,9 +36,8 @@ def test_nodes_of_a_cluster_that_was_refused_in_a_run_get_no_daemons(tmp_path, p
     kubectl(paris, "create", "namespace", "clustermesh-system")
     kubectl(paris, "create", "serviceaccount", "clustermesh-remote", "-n", "clustermesh-system")  # not ours
     plays = Playbooks(tmp_path)
-    node = {"mesh_cluster": "paris", "ansible_connection": "local", "ansible_python_interpreter": sys.executable}
     clusters = {name: {"mesh_kubeconfig": str(plane.kubeconfig)} for name, plane in (("paris", paris), ("oslo", oslo))}
-    plays.hosts({"n1": {**node, "mesh_become": False}}, **clusters)
+    plays.hosts({"n1": {**LOCAL, "mesh_cluster": "paris"}}, **clusters)
     code, output = plays.run("mesh", {}, "--tags", "access,daemon", "--check")
     kubectl(paris, "delete", "namespace", "clustermesh-system", "--wait=false")
     assert code == 2, output
@@ -60,3 +61,29 @@ def test_each_tag_is_safe_alone(mesh, paris, oslo):
     daemon = mesh("daemon", code=4)
     assert any("serviceaccounts/clustermesh-agent" in path for path in daemon)
     assert mesh("access,peering,daemon", code=4) == set()
+
+
+def test_nodes_of_more_clusters_than_forks_probe_in_turns(tmp_path, paris, oslo):
+    """Two API servers, each under two names: four clusters, whose nodes are addresses of this machine."""
+    plays = Playbooks(tmp_path)
+    nodes, clusters = {}, {}
+    for number, (cluster, plane) in enumerate({"a": paris, "b": oslo, "c": paris, "d": oslo}.items(), 2):
+        node, address = f"{cluster}1", f"127.0.7.{number}"
+        status = {"status": {"addresses": [{"type": "InternalIP", "address": address}]}}
+        apply(plane, {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}})
+        kubectl(plane, "patch", "node", node, "--subresource=status", "--type=merge", "-p", json.dumps(status))
+        nodes[node] = {**LOCAL, "mesh_cluster": cluster, "mesh_daemon_python": "/nowhere/python3"}
+        clusters[cluster] = {"mesh_kubeconfig": str(plane.kubeconfig)}
+    clusters["d"]["mesh_daemon_mode"] = "kubernetes"
+    plays.hosts(nodes, **clusters)
+    report = tmp_path / "report.json"
+    settings = {"mesh_preflight_file": str(report), "mesh_port": 14790, "mesh_preflight_probe_seconds": 30}
+    code, output = plays.run("preflight", settings, "--forks", "2")
+    assert (code, output.count("probe.yml for")) == (2, 2), output
+    seen = json.loads(report.read_text())
+    assert {
+        node["name"]: (len(node["targets"]), node["probe"].get("busy"), node["probe"].get("silent"))
+        for node in seen["nodes"]
+    } == {name: (1, "", []) for name in nodes}
+    python = {finding["cluster"] for finding in seen["findings"] if finding["id"] == "node-python"}
+    assert python == {"a1", "b1", "c1"}  # workloads bring theirs along
