@@ -14,6 +14,7 @@ from clustermesh_lab import Lab
 from clustermesh_lab.cluster import LabCluster
 
 from demo import probes, scenario
+from tests.e2e.services import federate
 from tests.e2e.streams import Stream
 
 PRESET = "demo"
@@ -101,18 +102,6 @@ def endpoint_lines(cluster: LabCluster) -> dict[str, set[str]]:
     """Addresses by name as ``kubectl get endpoints`` prints them."""
     _, *lines = scenario.endpoints_table(cluster).splitlines()
     return {line.split()[0]: set(re.findall(r"\d+\.\d+\.\d+\.\d+", line.split()[1])) for line in lines}
-
-
-def federate(cluster: LabCluster, name: str, spec: dict, **annotations: str) -> None:
-    """A Service over every reviews backend of the mesh."""
-    marks = {"federation.tigera.io/serviceSelector": 'app == "reviews"', **annotations}
-    body = {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": name, "namespace": scenario.NAMESPACE, "annotations": marks},
-        "spec": {"ports": [{"name": "http", "port": probes.PORT, "protocol": "TCP"}], **spec},
-    }
-    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(body))
 
 
 def backends(lab: Lab, cluster: str, host: str, client: probes.Pod, tries: int = 16) -> set[str]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address, ip_network
+
 import pytest
 from clustermesh_lab import Lab
 
 from demo import probes, scenario
+from tests.e2e.services import back, federate
 
 PRESET = "dual"
+OTHER = {"east": "west", "west": "east"}
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
 
@@ -32,3 +36,29 @@ def test_hosts_reach_remote_pods_in_both_families(meshed: Lab):
         for node in east.nodes.values():
             url = f"http://{host}:{probes.PORT}/clientip"
             assert node.exec(["curl", "-gsS", "--max-time", "5", url]).stdout.strip(), f"IPv{family}"
+
+
+def in_url(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+@pytest.mark.parametrize("cluster", ["east", "west"])
+def test_remote_backends_of_a_federated_service_see_the_pod_and_for_a_node_port_the_tunnel_address(
+    meshed: Lab, cluster: str
+):
+    """East has plug-in ptp and kube-proxy with nftables, west bridge and iptables; both plug-ins masquerade."""
+    here, there = meshed.clusters[cluster], meshed.clusters[OTHER[cluster]]
+    both = {"ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv4", "IPv6"]}
+    back(there, "reviews-both", {"selector": {"app": "reviews"}, **both})
+    spec = federate(here, "reviews-abroad", {"type": "NodePort", **both}, 'app == "reviews-both"')["spec"]
+    (client, *_) = probes.pods(here, "app=productpage")
+    for address in spec["clusterIPs"]:
+        expected = client.ip(ip_address(address).version)
+        scenario.until(f"answer by {address}", lambda a=address: probes.source_seen(here, client, a) != "")
+        assert {probes.source_seen(here, client, address) for _ in range(4)} == {expected}
+    entry, other = here.nodes.values()
+    tunnels = {net.version: str(net.network_address) for net in map(ip_network, entry.pod_cidrs)}
+    for address in entry.addresses:
+        url = f"http://{in_url(address)}:{spec['ports'][0]['nodePort']}/clientip"
+        seen = other.exec(["curl", "-gsS", "--max-time", "5", url]).stdout
+        assert seen.rsplit(":", 1)[0].strip("[]") == tunnels[ip_address(address).version], url
