@@ -9,6 +9,7 @@ export PATH := $(BIN):$(PATH)
 WHEELS := roles/mesh_daemon/files/wheels
 DAEMON := daemon/pyproject.toml $(shell find daemon/src -name '*.py')
 LAB ?= demo
+WORKERS ?= 2
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -22,10 +23,10 @@ demo: venv wheels collections ## two real clusters, one playbook, pods that reac
 demo-down: venv ## remove everything the demo made
 	@lab --lab $(LAB) down
 
-test: venv wheels collections lint ## everything: style, types, unit, API, kernel and end-to-end tests
+test: venv wheels collections lint ## everything: style, types, unit, API, kernel and end-to-end tests; WORKERS=1 for one after the other
 	@lab setup
 	@lab build
-	@python -m pytest
+	@python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 # ---- parts of it
 

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import aiohttp
 import msgspec
+from aiohttp.connector import NEEDS_CLEANUP_CLOSED
 
 from clustermeshd.kube import access as accesses
 from clustermeshd.kube import bodies, errors, objects
@@ -421,7 +422,12 @@ class Client:
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(ssl=self._access.tls, limit=_POOL, socket_factory=_socket)
+            connector = aiohttp.TCPConnector(
+                ssl=self._access.tls,
+                limit=_POOL,
+                socket_factory=_socket,
+                enable_cleanup_closed=NEEDS_CLEANUP_CLOSED,  # of a server that does not answer the end of a connection
+            )
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),  # no peer makes us keep anything, or say it again
