@@ -26,7 +26,7 @@ demo-down: venv ## remove everything the demo made
 test: venv wheels collections lint ## everything: style, types, unit, API, kernel and end-to-end tests; WORKERS=1 for one after the other
 	@lab setup
 	@lab build
-	@python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	@python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # ---- parts of it
 

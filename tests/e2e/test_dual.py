@@ -50,7 +50,8 @@ def test_remote_backends_of_a_federated_service_see_the_pod_and_for_a_node_port_
     here, there = meshed.clusters[cluster], meshed.clusters[OTHER[cluster]]
     both = {"ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv4", "IPv6"]}
     back(there, "reviews-both", {"selector": {"app": "reviews"}, **both})
-    spec = federate(here, "reviews-abroad", {"type": "NodePort", **both}, 'app == "reviews-both"')["spec"]
+    abroad = f'app == "reviews-both" && federation.tigera.io/remoteClusterName == "{there.name}"'
+    spec = federate(here, "reviews-abroad", {"type": "NodePort", **both}, abroad)["spec"]
     (client, *_) = probes.pods(here, "app=productpage")
     for address in spec["clusterIPs"]:
         expected = client.ip(ip_address(address).version)
