@@ -9,7 +9,18 @@ import pytest
 from clustermesh_lab import ControlPlane
 from clustermeshd.kube import resources
 from clustermeshd.kube.client import Client
-from meshes import access_secret, admin, configuration, controller, delete, eventually, node, put, remote_nodes
+from meshes import (
+    access_secret,
+    admin,
+    configuration,
+    controller,
+    delete,
+    eventually,
+    kubectl,
+    node,
+    put,
+    remote_nodes,
+)
 
 OWN, GRABBED = node("o1", "10.8.0.0/24", "192.168.8.8"), node("o2", "10.2.0.0/24", "192.168.8.9")
 VICTIM = node("v1", "10.2.0.0/24", "192.168.2.1")
@@ -25,6 +36,7 @@ async def old(meshed_remote_api: ControlPlane) -> AsyncIterator[Client]:
 
 @pytest.fixture
 async def young(remote_api: ControlPlane) -> AsyncIterator[Client]:
+    kubectl(remote_api, "delete", "nodes", "--all")  # other tests' nodes would be routed to as well
     async with admin(remote_api) as client:
         await put(client, VICTIM)
         yield client
