@@ -169,9 +169,9 @@ def probe_targets(names, hosts, node, forks):
         address = underlay_address(hosts, name)
         if address:
             clusters.setdefault(hosts[name]["mesh_cluster"], {})[name] = address
-    probing = list(clusters)[: _TURNS * forks]
-    if forks <= 2:
-        probing = probing[: len(probing) // 2 * 2 * (forks - 1)]  # a cluster alone in its turn would have nobody
+    probing = list(clusters)[: _TURNS * forks] if forks > 1 else []
+    if forks == 2 and len(probing) % 2:
+        probing.pop()  # alone in its turn it would have nobody
     turns = -(-len(probing) // forks)
     left_out = [c for c in clusters if c not in probing] if len(clusters) > 1 else []
     found = {"address": "", "targets": {}, "turn": 0, "turns": turns, "left_out": left_out}
