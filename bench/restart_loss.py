@@ -10,6 +10,7 @@ import argparse
 import random
 import signal
 import time
+from pathlib import Path
 
 from bench import facts, site
 from bench.pair import Ends, meshed
@@ -21,14 +22,23 @@ _WORKING_S = 0.3
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kills", type=int, default=50, help="how often the agent is killed")
+    parser.add_argument(
+        "--other",
+        type=Path,
+        metavar="DIRECTORY",
+        help="daemon/src of another release, whose agent takes turns with this one's: upgrades and downgrades",
+    )
 
 
 def run(options: argparse.Namespace) -> list[Ratio]:
+    other = options.other.resolve() if options.other is not None else None
+    if other is not None and not (other / "clustermeshd").is_dir():
+        raise BenchError(f"--other {other}: there is no package clustermeshd in it")
     with meshed() as made:
         ends = Ends(made.nodes)
         try:
             started = time.monotonic()
-            ready = _lives(made, options.kills)
+            ready = _lives(made, options.kills, other)
             ends.stop()
             a, b = ends.figures()
         finally:
@@ -44,13 +54,13 @@ def run(options: argparse.Namespace) -> list[Ratio]:
     return [Ratio("restart-loss", sum(missing for _, missing in lost.values()), 0)]
 
 
-def _lives(made: site.Site, kills: int) -> int:
-    """Kill so many agents; how many of them were at work by then."""
+def _lives(made: site.Site, kills: int, other: Path | None) -> int:
+    """Kill so many agents, two and two of each release; how many of them were at work by then."""
     moments = random.Random(7)  # noqa: S311  # the same moments in every run
     ready = 0
     for number in range(kills):
         made.write_remote(facts.remotes(1, first=number)[0])
-        agent = made.start("--log-level", "info")
+        agent = made.start("--log-level", "info", source=other if number // 2 % 2 else None)
         if number % 2:
             agent.until_notified("READY=1")
             time.sleep(moments.uniform(0, _WORKING_S))

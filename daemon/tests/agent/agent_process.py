@@ -74,9 +74,14 @@ class Relay:
 
 
 class Agent:
-    """``clustermeshd agent`` in a namespace. The log goes to a file; what it notifies is collected."""
+    """``clustermeshd agent`` in a namespace. The log goes to a file; what it notifies is collected.
 
-    def __init__(self, space: Namespace, directory: Path, kubeconfig: Path, *arguments: str) -> None:
+    ``source``: the tree of another release, in place of this one's.
+    """
+
+    def __init__(
+        self, space: Namespace, directory: Path, kubeconfig: Path, *arguments: str, source: Path | None = None
+    ) -> None:
         self._log = directory / f"agent-{time.monotonic_ns()}.log"
         notify = directory / "notify"
         notify.unlink(missing_ok=True)
@@ -88,6 +93,8 @@ class Agent:
         command = ["ip", "netns", "exec", space.name, sys.executable, "-m", "clustermeshd.cli.daemon", "agent"]
         command += ["--kubeconfig", str(kubeconfig), "--node-name", "node1", "--log-level", "debug", *arguments]
         environment = {**os.environ, "NOTIFY_SOCKET": str(notify), "WATCHDOG_USEC": "1000000"}
+        if source is not None:
+            environment["PYTHONPATH"] = str(source)
         with self._log.open("w") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
 

@@ -28,8 +28,8 @@ class Site:
         nodes.b.remotes = [nodes.a.as_remote()]
         nodes.b.reconcile()
 
-    def start(self, *arguments: str) -> Agent:
-        agent = Agent(self.nodes.a.space, self.directory, self.api.kubeconfig, *arguments)
+    def start(self, *arguments: str, source: Path | None = None) -> Agent:
+        agent = Agent(self.nodes.a.space, self.directory, self.api.kubeconfig, *arguments, source=source)
         self.agents.append(agent)
         return agent
 

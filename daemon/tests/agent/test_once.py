@@ -11,7 +11,7 @@ from clustermeshd.plan.overlay_claims import Problem
 
 HOP = Nexthop(1073741825, "clustermesh0", bytes((10, 2, 0, 0)))
 CHANGES = Changes(
-    nexthops=Delta((HOP,), (HOP._replace(id=1073741826),)),
+    nexthops=Delta((HOP,), (Nexthop(1073741826, HOP.device, HOP.gateway),)),
     routes=Delta((Route(bytes((10, 2, 0, 0)), 24, HOP.id, bytes((10, 1, 0, 0)), 1450),)),
     rules=Delta(delete=(Rule(6, 98, 4097),)),
     leftovers=Delta(delete=(FormerTable("mesh9"),)),

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from clustermeshd.agent.engine import Engine, Inputs, Outcome
+from clustermeshd.agent.engine import Engine, Inputs, Outcome, Pending
 from clustermeshd.kernel.dataplane import Kernel
 from clustermeshd.kernel.netlink import NetlinkError
 from clustermeshd.kernel.state import Marked
@@ -83,7 +83,11 @@ class Driver:
 
     def quick(self, changed: Sequence[Change]) -> Outcome | None:
         """One quick round; None where the agent would make a whole one."""
-        return self.node.space.call(lambda: self.engine.quick(changed))
+        gone = [change.old for change in changed]
+        new = (change.new for change in changed if change.new is not None)
+        remotes = (*(remote for remote in self._inputs.remotes if remote not in gone), *new)
+        self._inputs = Inputs(self._inputs.local, remotes, self._inputs.version + 1)
+        return self.node.space.call(lambda: self.engine.quick(Pending(self._inputs.version, changed)))
 
     def try_quick(self, before: Sequence[RemoteNode], after: Sequence[RemoteNode]) -> Outcome | Exception | None:
         """As ``round``, by a quick one."""

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import inspect
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -21,7 +22,7 @@ from agent_process import Agent, until
 from agent_site import Site
 from clustermeshd.agent import dataplane
 from clustermeshd.agent.dataplane import KernelThread, Reconciler
-from clustermeshd.agent.engine import Inputs, Outcome
+from clustermeshd.agent.engine import Inputs, Outcome, Pending
 from clustermeshd.agent.metrics import Metrics
 from clustermeshd.kernel.netlink import NetlinkError
 from clustermeshd.kernel.state import KINDS
@@ -120,8 +121,9 @@ def test_F23_every_damage_is_repaired_within_a_second_of_its_event(site: Site, a
 
 
 def objects(space: Namespace) -> dict[str, list[str]]:
-    """Everything of everybody, without the numbers and the order that change when a device is made anew."""
+    """Everything of everybody, without the numbers and the order that change when something is made anew."""
     dump = space.dump()
+    dump["nft"] = re.sub(r"\bseal_[0-9a-f]+", "seal", dump["nft"])
     links = [line.split(": ", 1)[-1] for line in dump.pop("links").splitlines()]
     addresses = [line.split(": ", 1)[-1] for line in dump.pop("addresses").splitlines()]
     return {"links": sorted(links), "addresses": sorted(addresses)} | {
@@ -144,9 +146,9 @@ class Given:
         self._changes.clear()
         return self.inputs
 
-    def changes(self) -> list[Change]:
+    def changes(self) -> Pending:
         changes, self._changes = self._changes, []
-        return changes
+        return Pending(self.inputs.version, changes)
 
 
 @contextlib.asynccontextmanager

@@ -203,7 +203,7 @@ def test_F38_tunnel_works_through_loss_repetition_and_disorder_and_has_nothing_t
     before = mesh.a.space.dump()
     with Relay(mesh.router, loss=0.05, repeat=0.05, delay_s=0.01) as relay:
         with Sink(mesh.pod_b, PODS[4][1]):
-            answer, _ = send_tcp(mesh.pod_a, PODS[4][1], 200_000)
+            answer, _ = send_tcp(mesh.pod_a, PODS[4][1], 200_000, timeout_s=60)  # each loss in a row doubles its wait
         assert answer == f"200000 {PODS[4][0]}"
         with Stream(mesh.pod_a, mesh.pod_b, PODS[4][1]) as stream:
             while stream.sent < 300:

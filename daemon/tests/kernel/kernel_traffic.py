@@ -72,10 +72,10 @@ def ask(space: Namespace, address: str, timeout_s: float = 2) -> str:
             return f"none: {error}"
 
 
-def send_tcp(space: Namespace, address: str, size: int) -> tuple[str, int]:
+def send_tcp(space: Namespace, address: str, size: int, *, timeout_s: float = 5) -> tuple[str, int]:
     """Send ``size`` bytes to a sink; its answer and the largest segment the connection may send."""
     with space.call(lambda: socket.socket(family_of(address), socket.SOCK_STREAM)) as client:
-        client.settimeout(5)
+        client.settimeout(timeout_s)
         client.connect((address, 7000))
         segment = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
         client.sendall(b"x" * size)

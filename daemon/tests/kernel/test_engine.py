@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
-from clustermeshd.agent.engine import Engine, Inputs
+from clustermeshd.agent.engine import Engine, Inputs, Pending
 from clustermeshd.kube.objects import RemoteNode
 from clustermeshd.plan.overlay import Change
 from kernel_topology import Topology
@@ -109,10 +109,14 @@ def test_a_quick_change_is_in_force_at_once_and_a_whole_round_finds_nothing_more
     call(engine.whole, inputs(nodes))
     held: tuple[RemoteNode, ...] = ()
     for version, (old, new) in enumerate(((None, second), (second, moved), (moved, None)), 2):
-        outcome = call(engine.quick, [Change(old, new)])
+        outcome = call(engine.quick, Pending(version, [Change(old, new)]))
         assert outcome is not None
         assert not outcome.failures
         held = (new,) if new else ()
         routes = {route["dst"] for route in nodes.a.space.ip_json("route", "show", "table", "4097")}
         assert routes == {"10.92.1.0/24", *(node.spec.pod_cidrs[0] for node in held)}
-        assert not call(engine.whole, inputs(nodes, version, *held)).written
+        given = inputs(nodes, version, *held)
+        kept = call(engine.compare, given)[0]
+        assert not call(engine.whole, given).written
+        assert call(engine.compare, given)[0] is kept  # the plan that the change was carried over into
+        assert call(engine.compare, inputs(nodes, version + 9, *held))[0] == kept  # is that of a whole one

@@ -6,11 +6,11 @@ import pytest
 from clustermeshd.kernel.state import Nexthop, found, keyed
 
 A, B, C = (Nexthop(number, "clustermesh0", bytes((10, 0, 0, number))) for number in (1, 2, 3))
-MOVED = A._replace(gateway=b"\x0a\x00\x00\x09")
+MOVED = Nexthop(A.id, A.device, b"\x0a\x00\x00\x09")
 
 
 def copies(*values: Nexthop) -> list[Nexthop]:
-    return [Nexthop(*value) for value in values]
+    return [Nexthop(value.id, value.device, value.gateway) for value in values]
 
 
 def test_what_is_exactly_as_expected_is_the_expectation_itself():

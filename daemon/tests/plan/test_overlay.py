@@ -305,9 +305,10 @@ def test_what_an_agent_keeps_of_remote_nodes_gives_the_same_plan(world: list[Rem
         )
         for place, node in enumerate(world)
     ]
-    slim = [node.slim() for node in whole]
-    assert plan(*slim) == plan(*whole)
-    assert all(not node.metadata.uid and not node.metadata.resource_version for node in slim)
+    kept = [node.pack().unpack() for node in whole]
+    assert plan(*kept) == plan(*whole)
+    assert [node.spec for node in kept] == [node.spec for node in whole]
+    assert [node.pack().key for node in whole] == [node.key for node in whole]
 
 
 @settings(max_examples=60)

@@ -83,3 +83,16 @@ def test_without_an_underlay_every_node_has_failed_for_that_reason() -> None:
     found = of(wanted, Marked())
     assert counts(found["west"])[:3] == (1, 0, 1)
     assert "is on no interface of this node" in found["west"].failed_reason
+
+
+def test_a_node_that_fails_in_both_families_is_one_node() -> None:
+    cidrs = ("10.2.0.0/24", "fd02::/64")
+    nodes = [
+        remote("west.node1", addresses=("10.0.1.1", "fd00:1::1"), pod_cidrs=cidrs, vtep_mac="0e:00:00:00:00:01"),
+        remote("west.node2", addresses=("10.0.1.2",), pod_cidrs=("10.2.1.0/24",), vtep_mac="0e:00:00:00:00:02"),
+    ]
+    wanted = plan(*nodes)
+    assert len(wanted.marked.nexthops) == 3
+    hops = [hop for hop in wanted.marked.nexthops.values() if hop.gateway[:3] != bytes((10, 2, 1))]
+    found = of(wanted, without(wanted.marked, *hops), *(failure("nexthops", hop) for hop in hops))
+    assert counts(found["west"])[:3] == (2, 1, 1)

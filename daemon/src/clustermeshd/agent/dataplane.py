@@ -11,11 +11,11 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
-from clustermeshd.agent.engine import Engine, Inputs, Outcome
+from clustermeshd.agent.engine import Engine, Inputs, Outcome, Pending
 from clustermeshd.agent.metrics import Metrics
 from clustermeshd.kernel.conntrack import Conntrack, Scope
 from clustermeshd.kernel.monitor import Monitor
@@ -23,7 +23,6 @@ from clustermeshd.kernel.netlink import NetlinkError
 from clustermeshd.kernel.state import Failure
 from clustermeshd.model.errors import MeshError, Retriable
 from clustermeshd.model.settings import Dataplane
-from clustermeshd.plan.overlay import Change
 from clustermeshd.plan.overlay_claims import Problem
 
 T = TypeVar("T")
@@ -41,7 +40,7 @@ class Source(Protocol):
     def snapshot(self) -> Inputs | None:
         """All of them now; None while one is missing: then nothing may be touched."""
 
-    def changes(self) -> Sequence[Change] | None:
+    def changes(self) -> Pending | None:
         """Remote nodes that changed since the last call of either; None where a whole round is due."""
 
 
@@ -155,17 +154,20 @@ class Reconciler:
 
     async def _quick(self) -> bool:
         """Carry over the nodes that changed; False where a whole round must see to it."""
-        changed = self._inputs.changes()
-        if changed is None:
+        pending = self._inputs.changes()
+        if pending is None:
             return False
-        if not changed:
+        if not pending.changes:
             return True
         with self._metrics.reconcile.time():
-            outcome = await self._thread.call(self._thread.engine.quick, changed)
+            outcome = await self._thread.call(self._thread.engine.quick, pending)
         if outcome is None:
             return False
         self._tell(outcome, is_repair=False)
-        return not outcome.failures
+        if outcome.failures:
+            return False
+        self._version = pending.version
+        return True
 
     def _tell(self, outcome: Outcome, *, is_repair: bool) -> None:
         for place, changes in enumerate(outcome.written):

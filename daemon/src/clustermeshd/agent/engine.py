@@ -11,9 +11,10 @@ import ctypes
 import dataclasses
 import gc
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from clustermeshd.kernel.addresses import may_be_chosen
 from clustermeshd.kernel.conntrack import Scope
@@ -37,9 +38,16 @@ class Inputs:
     """What the API server says; ``version`` changes whenever it does."""
 
     local: LocalNode
-    remotes: tuple[RemoteNode, ...]
+    remotes: Iterable[RemoteNode]  # each time anew the same
     version: int
     mtus: Mapping[tuple[str, str, int], int] = field(default_factory=dict)  # see Overlay.plan
+
+
+class Pending(NamedTuple):
+    """Remote nodes that changed since the last look, and the version of the inputs with them."""
+
+    version: int
+    changes: Sequence[Change]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,15 @@ class Outcome:
     dropped: Mapping[str, int] = field(default_factory=dict)  # packets by nftables chain; whole rounds only
 
 
+class _Basis(NamedTuple):
+    """What a plan is made from: another one of these is another plan."""
+
+    version: int
+    mtus: Mapping[tuple[str, str, int], int]
+    local: LocalNode
+    surroundings: object
+
+
 class Engine:
     """Kernel and plan of one node. All calls block."""
 
@@ -61,7 +78,7 @@ class Engine:
         self.settings = settings
         self.kernel = Kernel(settings)
         self._overlay = Overlay(settings)
-        self._planned: tuple[object, Desired] | None = None  # what the plan was made from, and the plan
+        self._planned: tuple[_Basis, Desired] | None = None
         self._has_lost_underlay = False
         self._wanted: Desired | None = None
         self._is_in_force = False  # the kernel is as the plan says, by the last look at it
@@ -72,15 +89,19 @@ class Engine:
 
     def compare(self, inputs: Inputs) -> tuple[Desired, KernelState, Changes]:
         """Read the kernel and plan against it: the same for a round and for ``--dry-run``."""
-        state = self.kernel.observe(self._wanted.marked if self._wanted is not None else NOTHING)
-        wanted = self._plan(inputs, state)
+        if self._wanted is None:  # what is there and what is wanted would be in memory side by side
+            wanted = self._plan(inputs, self.kernel.observe(NOTHING).without_nodes())
+            state = self.kernel.observe(wanted.marked)
+        else:
+            state = self.kernel.observe(self._wanted.marked)
+            wanted = self._plan(inputs, state)
         changes = diff(wanted.marked, state.marked)
         self.kernel.confirm(wanted.marked, changes)
         return wanted, state, changes
 
     def _plan(self, inputs: Inputs, state: KernelState) -> Desired:
         """The whole plan; the one that is there where nothing that it was made from has changed."""
-        basis = (inputs.version, inputs.mtus, inputs.local, self._surroundings(inputs.local, state))
+        basis = _Basis(inputs.version, inputs.mtus, inputs.local, self._surroundings(inputs.local, state))
         if self._planned is None or self._planned[0] != basis:
             self._planned = None
             wanted = self._overlay.plan(inputs.local, inputs.remotes, state, inputs.mtus)
@@ -136,16 +157,17 @@ class Engine:
         mtus = _mtus(inputs.local, wanted, state)
         return Outcome(summary(wanted, state.marked, failures), tuple(written), failures, watched, mtus, state.dropped)
 
-    def quick(self, changed: Sequence[Change]) -> Outcome | None:
+    def quick(self, pending: Pending) -> Outcome | None:
         """Carry changed remote nodes over; None where a whole round must follow, which nothing may precede."""
-        if not self._is_in_force:
+        planned, self._planned = self._planned, None
+        if not self._is_in_force or planned is None:
             return None
-        self._planned = None
         self.kernel.forget()
-        made = self._overlay.change(changed)
+        made = self._overlay.change(pending.changes)
         if made is None:
             return None
         wanted, changes = made
+        self._planned = planned[0]._replace(version=pending.version), wanted
         if not changes:
             return Outcome(summary(wanted, wanted.marked))
         self._is_in_force = False

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
-from clustermeshd.agent.engine import Inputs
+from clustermeshd.agent.engine import Inputs, Pending
 from clustermeshd.kube import informer, objects, resources
 from clustermeshd.kube.client import Client
 from clustermeshd.kube.informer import Informer, when_other
+from clustermeshd.kube.resources import Resource
 from clustermeshd.model.addresses import parse_point
 from clustermeshd.model.errors import MeshError
 from clustermeshd.plan.overlay import Change
@@ -20,6 +22,16 @@ from clustermeshd.plan.paths import Target
 _LOG = logging.getLogger(__name__)
 _IDENTITY_NAMESPACE = "kube-system"
 _LONGEST_RETRY_S = 10.0
+
+
+class _Unpacked:
+    """RemoteNodes as they are now, each in memory only while it is looked at. Any thread may do so."""
+
+    def __init__(self, packed: Iterable[objects.PackedRemoteNode]) -> None:
+        self._packed = tuple(packed)
+
+    def __iter__(self) -> Iterator[objects.RemoteNode]:
+        return (packed.unpack() for packed in self._packed)
 
 
 class ClusterInputs:
@@ -38,8 +50,9 @@ class ClusterInputs:
             field_selector=f"metadata.name={node_name}",
             on_change=when_other(self._touch, lambda node: local_node(node, "")),  # heartbeats rewrite it all the time
         )
-        self._remotes: Informer[objects.RemoteNode] = Informer(
-            client, resources.REMOTE_NODES, on_change=self._on_remote, keep=objects.RemoteNode.slim
+        kind: Resource[Any] = resources.REMOTE_NODES  # what is kept of one is of another type
+        self._remotes: Informer[objects.PackedRemoteNode] = Informer(
+            client, kind, on_change=self._on_remote, keep=objects.RemoteNode.pack
         )
         self._mesh_nodes: Informer[objects.MeshNode] = Informer(
             client,
@@ -83,7 +96,7 @@ class ClusterInputs:
             return None
         self._pending = {}
         local = local_node(node, self._cluster_id, self._told)
-        return Inputs(local, tuple(self._remotes.store.values()), self._version, self._path_mtus)
+        return Inputs(local, _Unpacked(self._remotes.store.values()), self._version, self._path_mtus)
 
     def targets(self, mtus: Mapping[tuple[str, int], int]) -> list[Target]:
         """Tunnel addresses of remote nodes in families that this node has one of, where ``mtus`` knows the way.
@@ -95,7 +108,7 @@ class ClusterInputs:
             return []
         own = {address.version: str(address) for address in local_node(node, "", self._told).tunnel_addresses}
         found = []
-        for remote in tuple(self._remotes.store.values()):
+        for remote in _Unpacked(self._remotes.store.values()):
             spec = remote.spec
             for address in spec.tunnel_addresses:
                 family = 6 if ":" in address else 4
@@ -111,12 +124,12 @@ class ClusterInputs:
             self._path_mtus = dict(mtus)
             self._touch()
 
-    def changes(self) -> Sequence[Change] | None:
+    def changes(self) -> Pending | None:
         """Remote nodes that changed since the last look; None where more than that did."""
         if self._pending is None or not self.has_synced:
             return None
         pending, self._pending = self._pending, {}
-        return list(pending.values())
+        return Pending(self._version, list(pending.values()))
 
     def _touch(self) -> None:
         self._pending = None
@@ -126,11 +139,12 @@ class ClusterInputs:
         self._version += 1
         self._changed()
 
-    def _on_remote(self, change: informer.Change[objects.RemoteNode]) -> None:
-        name = (change.new or change.old or objects.RemoteNode()).metadata.name
+    def _on_remote(self, change: informer.Change[objects.PackedRemoteNode]) -> None:
+        old, new = (None if node is None else node.unpack() for node in (change.old, change.new))
+        name = (new or old or objects.RemoteNode()).metadata.name
         if self._pending is not None:
             before = self._pending.get(name)
-            self._pending[name] = Change(before.old if before else change.old, change.new)
+            self._pending[name] = Change(before.old if before else old, new)
         self._note()
 
     def _on_mesh_node(self, change: informer.Change[objects.MeshNode]) -> None:

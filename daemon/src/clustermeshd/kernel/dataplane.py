@@ -173,7 +173,7 @@ class Kernel:
                     yield value
                 elif value.id >= FIRST_NEXTHOP and protocol > messages.LAST_RESERVED and value.device in own:
                     former.add(protocol)
-                    yield value._replace(device="")
+                    yield Nexthop(value.id, "", value.gateway)
                 else:
                     foreign.add(value.id)
 

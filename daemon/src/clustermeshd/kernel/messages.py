@@ -243,17 +243,20 @@ def routes(payloads: Sequence[bytes], names: Mapping[int, str]) -> Iterator[tupl
         if mark is None:
             mark = marks[where, protocol] = RouteMark(_number(where) or table, protocol)
         metric = _number(priority)
-        route = Route(
-            prefix=prefix or b"\0" * (4 if family == socket.AF_INET else 16),
-            length=length,
-            nexthop=_number(nexthop),
-            source=source,
-            mtu=_number(mtu),
-            metric=-1 if metric == _DEFAULT_METRIC[family] else metric,
+        has_way = bool(gateway and not nexthop)
+        yield (
+            mark,
+            Route(
+                prefix=prefix or b"\0" * (4 if family == socket.AF_INET else 16),
+                length=length,
+                nexthop=metric if has_way else _number(nexthop),
+                source=source,
+                mtu=_number(mtu),
+                metric=-1 if metric == _DEFAULT_METRIC[family] else metric,
+                device=names.get(_number(oif), "") if has_way else "",
+                gateway=(gateway or b"") if has_way else b"",
+            ),
         )
-        if not nexthop and gateway:
-            route = route._replace(nexthop=metric, device=names.get(_number(oif), ""), gateway=gateway)
-        yield mark, route
 
 
 def _number(value: bytes | None) -> int:

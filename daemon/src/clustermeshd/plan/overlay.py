@@ -78,7 +78,7 @@ class Desired:
     marked: Marked
     problems: tuple[Problem, ...]
     peers: Mapping[str, PeerCount] = field(default_factory=dict)  # by RemoteClusterConfiguration
-    owners: Mapping[int, tuple[str, str]] = field(default_factory=dict)  # by nexthop id: that and the node
+    owners: Mapping[int, str] = field(default_factory=dict)  # that by nexthop id
     bases: Mapping[str, Base] = field(default_factory=dict)  # by device
 
 
@@ -115,7 +115,7 @@ class Overlay:
         self._neighbours: dict[object, Neighbour] = {}
         self._routed: dict[object, Route] = {}
         self._elements: dict[str, set[Element]] = {}
-        self._owners: dict[int, tuple[str, str]] = {}
+        self._owners: dict[int, str] = {}
         self._table = nftables.desired_table((), {}, self._settings)
         self._odd_ids: frozenset[int] = frozenset()  # ids that are not, or cannot be, what the hash alone gives
         self._has_foreign_nft = False
@@ -135,6 +135,7 @@ class Overlay:
 
         ``mtus``: by cluster, node and inner family, the largest packet in bytes that passes where full ones do not.
         """
+        before = Marked(nexthops=self._nexthops, fdb=self._fdb, neighbours=self._neighbours, routes=self._routed)
         self._forget()
         problems: list[Problem] = []
         peers = self._accepted(local, remotes, problems)
@@ -155,7 +156,7 @@ class Overlay:
         self._bases = {family: base for family in _FAMILIES if (base := site.base(family, members[family]))}
         self._maker = Maker(self._bases, self._own_points, dict(mtus or {}))
         self._has_foreign_routes = bool(actual.around.foreign_routes)
-        bound = self._add_peers(peers, prefixes, problems, actual)
+        bound = self._add_peers(peers, prefixes, problems, actual, before)
         self._set_elements([p for own in prefixes.values() for p in own], bound)
         self._has_foreign_nft = actual.around.has_foreign_nft
         self._families = frozenset(self._present)
@@ -185,8 +186,10 @@ class Overlay:
         """Remote nodes in order of precedence, without our own and without second copies of one node."""
         peers: list[Peer] = []
         seen: dict[tuple[str, str], str] = {}
-        for remote in by_precedence(remotes):
-            peer = parse_peer(remote, problems)
+        waiting = by_precedence(remotes)
+        waiting.reverse()
+        while waiting:
+            peer = parse_peer(waiting.pop(), problems)
             self._claims.add(peer)
             identity = (peer.cluster_id, peer.node)
             if not peer.cluster_id or peer.cluster_id == local.cluster_id:
@@ -207,6 +210,7 @@ class Overlay:
         prefixes: Mapping[str, tuple[Prefix, ...]],
         problems: list[Problem],
         actual: KernelState,
+        before: Marked,
     ) -> list[Bound]:
         taken = actual.around.foreign_nexthops
         ids = nexthop_ids((peer for peer in peers if peer.has_overlay), self._bases, taken)
@@ -226,7 +230,7 @@ class Overlay:
             if foreign:
                 part = self._without(part, foreign, peer, problems)
             self._count(peer, part, 1)
-            self._keep(part, actual.marked)
+            self._keep(part, before)
             bound += part.bound
         return bound
 
@@ -241,17 +245,17 @@ class Overlay:
 
     # ---- what the plan holds
 
-    def _keep(self, part: Part, actual: Marked) -> None:
-        """``actual``: what is there already; of equal values those, so that memory holds them once."""
-        hold(self._nexthops, part.nexthops, actual.nexthops)
-        hold(self._fdb, part.fdb, actual.fdb)
-        hold(self._neighbours, part.neighbours, actual.neighbours)
-        hold(self._routed, part.routes, actual.routes)
+    def _keep(self, part: Part, before: Marked) -> None:
+        """``before``: of the last plan; of equal values those, so that memory holds them once."""
+        hold(self._nexthops, part.nexthops, before.nexthops)
+        hold(self._fdb, part.fdb, before.fdb)
+        hold(self._neighbours, part.neighbours, before.neighbours)
+        hold(self._routed, part.routes, before.routes)
         self._own(part)
 
     def _own(self, part: Part) -> None:
         for number in part.owned:
-            self._owners[number] = (part.peer.cluster_name, part.peer.node)
+            self._owners[number] = part.peer.cluster_name
 
     def _count(self, peer: Peer, part: Part, step: int) -> None:
         name = peer.cluster_name

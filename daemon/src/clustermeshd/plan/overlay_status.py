@@ -113,8 +113,10 @@ def _peers(wanted: Desired, actual: Marked, failures: Sequence[Failure]) -> tupl
     if actual is not marked:
         routes = [route for key, route in marked.routes.items() if actual.routes.get(key) != route]
         missing = {route.nexthop for route in routes} | _cut_off(marked, actual)
-        missing_routes = Counter(wanted.owners[route.nexthop][0] for route in routes)
-        missing_nodes = Counter(cluster for cluster, _ in {wanted.owners[number] for number in missing})
+        missing_routes = Counter(wanted.owners[route.nexthop] for route in routes)
+        gateways = _gateways(marked).items()  # a node of two families has two nexthops and one MAC
+        nodes = {(wanted.owners[n], marked.neighbours[place].mac) for place, n in gateways if n in missing}
+        missing_nodes = Counter(cluster for cluster, _ in nodes)
     reasons = _reasons(wanted, failures)
     return tuple(
         MeshNodePeer(
@@ -175,7 +177,7 @@ def _clusters(wanted: Desired) -> dict[object, str]:
     owners |= {entry: ids[entry.key] for entry in marked.neighbours.values() if entry.key in ids}
     macs = {(entry.device, entry.mac): owners[entry] for entry in marked.neighbours.values() if entry in owners}
     owners |= {entry: macs[entry.key] for entry in marked.fdb.values() if entry.key in macs}
-    return {value: wanted.owners[number][0] for value, number in owners.items()}
+    return {value: wanted.owners[number] for value, number in owners.items()}
 
 
 def _ready(problems: Iterable[Problem], failures: Sequence[Failure], previous: MeshNodeStatus, now: str) -> Condition:
