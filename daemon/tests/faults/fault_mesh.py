@@ -86,8 +86,9 @@ class Driver:
         gone = [change.old for change in changed]
         new = (change.new for change in changed if change.new is not None)
         remotes = (*(remote for remote in self._inputs.remotes if remote not in gone), *new)
-        self._inputs = Inputs(self._inputs.local, remotes, self._inputs.version + 1)
-        return self.node.space.call(lambda: self.engine.quick(Pending(self._inputs.version, changed)))
+        since = self._inputs.version
+        self._inputs = Inputs(self._inputs.local, remotes, since + 1)
+        return self.node.space.call(lambda: self.engine.quick(Pending(since, since + 1, changed)))
 
     def try_quick(self, before: Sequence[RemoteNode], after: Sequence[RemoteNode]) -> Outcome | Exception | None:
         """As ``round``, by a quick one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import errno
 import inspect
 import random
@@ -137,18 +138,19 @@ class Given:
     def __init__(self, node: MeshNode) -> None:
         self.inputs = Inputs(node.local, tuple(node.remotes), 1)
         self._changes: list[Change] = []
+        self._seen = 0
 
     def add(self, remote: RemoteNode) -> None:
         self.inputs = Inputs(self.inputs.local, (*self.inputs.remotes, remote), self.inputs.version + 1)
         self._changes.append(Change(None, remote))
 
     def snapshot(self) -> Inputs:
-        self._changes.clear()
-        return self.inputs
+        return dataclasses.replace(self.inputs, pending=self.changes())
 
     def changes(self) -> Pending:
         changes, self._changes = self._changes, []
-        return Pending(self.inputs.version, changes)
+        since, self._seen = self._seen, self.inputs.version
+        return Pending(since, self.inputs.version, changes)
 
 
 @contextlib.asynccontextmanager

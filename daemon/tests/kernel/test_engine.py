@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping
 
 import msgspec
 import pytest
 from clustermeshd.agent.engine import Engine, Inputs, Pending
+from clustermeshd.kernel.state import Route
 from clustermeshd.kube.objects import RemoteNode
 from clustermeshd.plan.overlay import Change
 from kernel_topology import Topology
@@ -109,7 +111,7 @@ def test_a_quick_change_is_in_force_at_once_and_a_whole_round_finds_nothing_more
     call(engine.whole, inputs(nodes))
     held: tuple[RemoteNode, ...] = ()
     for version, (old, new) in enumerate(((None, second), (second, moved), (moved, None)), 2):
-        outcome = call(engine.quick, Pending(version, [Change(old, new)]))
+        outcome = call(engine.quick, Pending(version - 1, version, [Change(old, new)]))
         assert outcome is not None
         assert not outcome.failures
         held = (new,) if new else ()
@@ -119,4 +121,29 @@ def test_a_quick_change_is_in_force_at_once_and_a_whole_round_finds_nothing_more
         kept = call(engine.compare, given)[0]
         assert not call(engine.whole, given).written
         assert call(engine.compare, given)[0] is kept  # the plan that the change was carried over into
-        assert call(engine.compare, inputs(nodes, version + 9, *held))[0] == kept  # is that of a whole one
+        fresh = nodes.a.space.call(lambda: Engine(nodes.a.settings))
+        assert call(fresh.compare, given)[0] == kept  # is that of a whole one
+        fresh.close()
+
+
+def test_a_whole_round_carries_changes_over_where_it_knows_all_since_its_plan(nodes: Topology, engine: Engine) -> None:
+    second, third, lost = (like(nodes.a.remotes[0], number) for number in (7, 8, 9))
+
+    def whole(given: Inputs) -> Mapping[object, Route]:
+        """The routes of its plan; the kernel has them."""
+        assert nodes.a.space.call(lambda: engine.whole(given)).written
+        assert not nodes.a.space.call(lambda: engine.whole(given)).written
+        wanted, state, _ = nodes.a.space.call(lambda: engine.compare(given))
+        fresh = nodes.a.space.call(lambda: Engine(nodes.a.settings))
+        assert nodes.a.space.call(lambda: fresh.compare(given))[:2] == (wanted, state)
+        assert wanted.marked == state.marked
+        fresh.close()
+        return wanted.marked.routes
+
+    first = whole(inputs(nodes))
+    steps = [(Pending(1, 2, [Change(None, second)]), second), (Pending(2, 3, [Change(second, third)]), third)]
+    for pending, held in steps:
+        given = dataclasses.replace(inputs(nodes, pending.version, held), pending=pending)
+        assert whole(given) is first  # the same plan, carried on
+    late = Pending(4, 5, [Change(None, lost)])  # what came between 3 and 4 is not known
+    assert whole(dataclasses.replace(inputs(nodes, 5, second, lost), pending=late)) is not first

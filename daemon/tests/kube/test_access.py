@@ -7,6 +7,8 @@ import contextlib
 import copy
 import json
 import ssl
+import subprocess
+import sys
 import tempfile
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -277,3 +279,65 @@ async def test_user_information_in_our_own_kubeconfig_is_refused_and_never_print
 async def test_a_missing_file_says_what_to_set(tmp_path):
     with pytest.raises(Fatal, match="--kubeconfig"):
         await from_file(tmp_path / "none")
+
+
+async def test_a_program_may_give_the_credential_of_our_own_kubeconfig_and_the_rest_counts(document, tmp_path):
+    entry = document["users"][0]["user"]
+    status = {
+        "clientCertificateData": base64.b64decode(entry["client-certificate-data"]).decode(),
+        "clientKeyData": base64.b64decode(entry["client-key-data"]).decode(),
+    }
+    said = {"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": status}
+    (tmp_path / "said").write_text(json.dumps(said))
+    program = {"apiVersion": said["apiVersion"], "command": "cat", "args": [str(tmp_path / "said")]}
+    (tmp_path / "config").write_bytes(altered(document, USER, {"exec": {**program, "interactiveMode": "Never"}}))
+    async with Client(await from_file(tmp_path / "config"), user_agent="t") as client:
+        assert await client.server_version()
+    (tmp_path / "token").write_text("a-token")
+    named = yaml.safe_load(altered(document, USER, {"tokenFile": "token"}))
+    named["clusters"][0]["cluster"] |= {"insecure-skip-tls-verify": True, "tls-server-name": "kubernetes"}
+    (tmp_path / "config").write_text(yaml.safe_dump(named))
+    access = await from_file(tmp_path / "config")
+    assert (access.token, access.tls_server_name) == ("a-token", "kubernetes")
+    assert access.tls.verify_mode == ssl.CERT_NONE
+
+
+@pytest.mark.parametrize("write", [True, False])
+def test_what_a_plain_kubeconfig_says_takes_no_other_package(document, tmp_path, write):
+    (tmp_path / "config").write_text(yaml.safe_dump(document))
+    source = f"pathlib.Path({str(tmp_path / 'config')!r})"
+    call = f"from_file({source})" if write else f"from_secret({source}.read_bytes(), 'w')"
+    program = f"""
+import asyncio, pathlib, sys
+import clustermeshd.agent.main, clustermeshd.controller.main
+from clustermeshd.kube.access import from_file, from_secret
+print(asyncio.run({call}).server, "kubernetes" in sys.modules)"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == [document["clusters"][0]["cluster"]["server"], "False"]
+
+
+async def test_what_else_a_foreign_kubeconfig_says_is_not_looked_at(document):
+    odd = copy.deepcopy(document)
+    cluster, user = odd["clusters"][0]["cluster"], odd["users"][0]["user"]
+    for entry in (cluster, user):
+        entry["extensions"] = [{"name": "minikube", "extension": {}}]
+    cluster["disable-compression"] = True
+    async with Client(await from_secret(yaml.safe_dump(odd).encode(), "w"), user_agent="t") as client:
+        assert await client.server_version()
+
+
+async def test_of_two_entries_of_one_name_the_one_that_was_looked_at_is_used(document):
+    bad = {"server": "https://192.0.2.1", "insecure-skip-tls-verify": True}
+    odd = {**document, "clusters": [{"name": document["clusters"][0]["name"], "cluster": bad}, *document["clusters"]]}
+    access = await from_secret(yaml.safe_dump(odd).encode(), "w")
+    assert access.server == document["clusters"][0]["cluster"]["server"]
+    assert access.tls.verify_mode == ssl.CERT_REQUIRED
+    odd["clusters"].reverse()
+    with pytest.raises(Refused, match="insecure-skip-tls-verify"):
+        await from_secret(yaml.safe_dump(odd).encode(), "w")
+
+
+@pytest.mark.parametrize("kind", ["cluster", "user"])
+async def test_a_context_that_names_no_text_is_refused(document, kind):
+    with pytest.raises(Refused, match="that is not there"):
+        await from_secret(altered(document, ("contexts", 0, "context", kind), ["a"]), "w")

@@ -33,21 +33,23 @@ _PASSES = 3  # a device made anew changes what the kernel holds; look again unti
 _LINES = 20  # changes of one round that are logged one by one
 
 
+class Pending(NamedTuple):
+    """Remote nodes that changed, and nothing else, between two versions of the inputs."""
+
+    since: int
+    version: int
+    changes: Sequence[Change]
+
+
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What the API server says; ``version`` changes whenever it does."""
+    """What the API server says; ``version`` changes whenever it does, for which ``pending`` may stand."""
 
     local: LocalNode
     remotes: Iterable[RemoteNode]  # each time anew the same
     version: int
     mtus: Mapping[tuple[str, str, int], int] = field(default_factory=dict)  # see Overlay.plan
-
-
-class Pending(NamedTuple):
-    """Remote nodes that changed since the last look, and the version of the inputs with them."""
-
-    version: int
-    changes: Sequence[Change]
+    pending: Pending | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ class Engine:
 
     def compare(self, inputs: Inputs) -> tuple[Desired, KernelState, Changes]:
         """Read the kernel and plan against it: the same for a round and for ``--dry-run``."""
+        if inputs.pending is not None:
+            self._carry(inputs.pending)
         if self._wanted is None:  # what is there and what is wanted would be in memory side by side
             wanted = self._plan(inputs, self.kernel.observe(NOTHING).without_nodes())
             state = self.kernel.observe(wanted.marked)
@@ -108,6 +112,18 @@ class Engine:
             self._planned = (basis, wanted)
             self._has_lost_underlay = any(problem.reason == "NoUnderlay" for problem in wanted.problems)
         return self._planned[1]
+
+    def _carry(self, pending: Pending) -> tuple[Desired, Changes] | None:
+        """Take changed remote nodes over into the plan, and what that changes; None where it takes a new plan."""
+        planned = self._planned
+        if planned is None or planned[0].version != pending.since:
+            return None
+        self._planned = None
+        self.kernel.forget()  # what it remembers are the very values that change now
+        made = self._overlay.change(pending.changes)
+        if made is not None:
+            self._planned = planned[0]._replace(version=pending.version), made[0]
+        return made
 
     def _surroundings(self, local: LocalNode, state: KernelState) -> object:
         """What a plan depends on in the kernel: not our own objects, as long as the underlay is where it should be.
@@ -159,15 +175,10 @@ class Engine:
 
     def quick(self, pending: Pending) -> Outcome | None:
         """Carry changed remote nodes over; None where a whole round must follow, which nothing may precede."""
-        planned, self._planned = self._planned, None
-        if not self._is_in_force or planned is None:
-            return None
-        self.kernel.forget()
-        made = self._overlay.change(pending.changes)
+        made = self._carry(pending) if self._is_in_force else None
         if made is None:
             return None
         wanted, changes = made
-        self._planned = planned[0]._replace(version=pending.version), wanted
         if not changes:
             return Outcome(summary(wanted, wanted.marked))
         self._is_in_force = False

@@ -42,6 +42,7 @@ class ClusterInputs:
         self._cluster_id = ""
         self._identified = asyncio.Event()
         self._version = 0
+        self._seen = 0  # version at the last look
         self._told: tuple[str, ...] = ()  # prefixes of our pods, where the controller knows better than the Node
         self._path_mtus: dict[tuple[str, str, int], int] = {}
         self._nodes: Informer[objects.Node] = Informer(
@@ -94,9 +95,9 @@ class ClusterInputs:
         node = self.node
         if not self.has_synced or node is None:
             return None
-        self._pending = {}
+        pending = self._look()
         local = local_node(node, self._cluster_id, self._told)
-        return Inputs(local, _Unpacked(self._remotes.store.values()), self._version, self._path_mtus)
+        return Inputs(local, _Unpacked(self._remotes.store.values()), self._version, self._path_mtus, pending)
 
     def targets(self, mtus: Mapping[tuple[str, int], int]) -> list[Target]:
         """Tunnel addresses of remote nodes in families that this node has one of, where ``mtus`` knows the way.
@@ -126,10 +127,12 @@ class ClusterInputs:
 
     def changes(self) -> Pending | None:
         """Remote nodes that changed since the last look; None where more than that did."""
-        if self._pending is None or not self.has_synced:
-            return None
+        return self._look() if self._pending is not None and self.has_synced else None
+
+    def _look(self) -> Pending | None:
+        since, self._seen = self._seen, self._version
         pending, self._pending = self._pending, {}
-        return Pending(self._version, list(pending.values()))
+        return None if pending is None else Pending(since, self._version, list(pending.values()))
 
     def _touch(self) -> None:
         self._pending = None

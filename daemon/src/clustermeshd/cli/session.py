@@ -18,9 +18,10 @@ import yaml
 
 from clustermeshd import __version__
 from clustermeshd.kube import objects, resources
-from clustermeshd.kube.access import Access, from_file, from_secret, kubeconfig_in
+from clustermeshd.kube.access import Access, from_file, from_secret
 from clustermeshd.kube.client import Client
 from clustermeshd.kube.errors import Forbidden, NotFound, Unreachable
+from clustermeshd.kube.kubeconfigs import kubeconfig_in
 from clustermeshd.model.errors import Fatal, MeshError, Refused
 
 T = TypeVar("T")

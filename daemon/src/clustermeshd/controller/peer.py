@@ -15,10 +15,11 @@ from contextlib import suppress
 from clustermeshd.controller.connection import Connection
 from clustermeshd.controller.facts import ServiceName
 from clustermeshd.kube import objects, resources
-from clustermeshd.kube.access import from_secret, kubeconfig_in
+from clustermeshd.kube.access import from_secret
 from clustermeshd.kube.client import Client
 from clustermeshd.kube.errors import Unauthorized, Untrusted
 from clustermeshd.kube.informer import Informer
+from clustermeshd.kube.kubeconfigs import kubeconfig_in
 from clustermeshd.model.errors import MeshError, Refused
 from clustermeshd.plan.configurations import check
 from clustermeshd.plan.imports import service_rules
