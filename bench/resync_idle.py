@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from clustermeshd.agent.engine import Engine, Inputs
+from clustermeshd.agent.engine import Engine, Inputs, Pending
 
 from bench import facts, reference, site
 from bench.report import BenchError, Ratio, Table, in_turn, ratio_of
@@ -51,7 +51,7 @@ class IdleAgent:
 
     def __init__(self, count: int) -> None:
         self.writes = 0
-        self._inputs = Inputs(facts.local(), facts.remotes(count), 1)
+        self._inputs = Inputs(facts.local(), facts.remotes(count), 1, pending=Pending(1, 1, []))
         self._engine = Engine(reference.SETTINGS)
         outcome = self._engine.whole(self._inputs)
         if outcome.failures or outcome.summary.problems:

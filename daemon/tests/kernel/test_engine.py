@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 import pytest
 from clustermeshd.agent.engine import Engine, Inputs, Pending
+from clustermeshd.kernel import messages
 from clustermeshd.kernel.state import Route
 from clustermeshd.kube.objects import RemoteNode
 from clustermeshd.plan.overlay import Change
@@ -147,3 +148,13 @@ def test_a_whole_round_carries_changes_over_where_it_knows_all_since_its_plan(no
         assert whole(given) is first  # the same plan, carried on
     late = Pending(4, 5, [Change(None, lost)])  # what came between 3 and 4 is not known
     assert whole(dataclasses.replace(inputs(nodes, 5, second, lost), pending=late)) is not first
+
+
+def test_a_round_without_news_reads_the_kernel_by_its_bytes(
+    nodes: Topology, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = dataclasses.replace(inputs(nodes), pending=Pending(1, 1, []))
+    nodes.a.space.call(lambda: engine.whole(given))
+    nodes.a.space.call(lambda: engine.whole(given))
+    monkeypatch.setattr(messages, "routes", None)  # what takes a dump of routes apart
+    assert not nodes.a.space.call(lambda: engine.whole(given)).written

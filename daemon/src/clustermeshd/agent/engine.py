@@ -91,7 +91,7 @@ class Engine:
 
     def compare(self, inputs: Inputs) -> tuple[Desired, KernelState, Changes]:
         """Read the kernel and plan against it: the same for a round and for ``--dry-run``."""
-        if inputs.pending is not None:
+        if inputs.pending is not None and inputs.pending.changes:
             self._carry(inputs.pending)
         if self._wanted is None:  # what is there and what is wanted would be in memory side by side
             wanted = self._plan(inputs, self.kernel.observe(NOTHING).without_nodes())
