@@ -24,6 +24,7 @@ from clustermeshd.controller.local import LocalFacts
 from clustermeshd.controller.metrics import Metrics
 from clustermeshd.controller.peer import Peer
 from clustermeshd.controller.queue import FairQueue
+from clustermeshd.controller.retries import Retries
 from clustermeshd.controller.written import ANNOTATIONS, Written, digest, is_written
 from clustermeshd.kube import objects, resources
 from clustermeshd.kube.client import Client
@@ -46,8 +47,6 @@ _WORKERS = 8
 _PAUSE_S = 0.1  # between two turns of one Service
 _ENDPOINTS_PER_S = 20.0
 _ENDPOINTS_BURST = 200
-_FIRST_RETRY_S = 1.0
-_MAX_RETRY_S = 60.0
 _TICK_S = 1.0
 _LOCAL = ""
 
@@ -97,7 +96,7 @@ class Federator:
         self._complaints: dict[ServiceName, Refused] = {}
         self._remotes: dict[str, _Remote] = {}
         self._refused: dict[ServiceName, dict[str, tuple[int, list[str]]]] = {}  # by cluster; the first addresses
-        self._failures: dict[ServiceName, int] = {}
+        self._retries: Retries[ServiceName] = Retries(client, lambda name: self._queue.put(_LOCAL, name), clock=clock)
         self._due: dict[ServiceName, None] = {}  # Endpoints objects that wait for their turn
         self._rate = Rate(_ENDPOINTS_PER_S, _ENDPOINTS_BURST, clock=clock)
         self._busy = 0
@@ -267,14 +266,11 @@ class Federator:
         try:
             await self._reconcile(name)
         except MeshError as error:
-            failures = self._failures[name] = self._failures.get(name, 0) + 1
             self._metrics.errors.labels("services", reason_of(error)).inc()
-            log = _LOG.warning if failures == 1 else _LOG.debug
+            log = _LOG.warning if self._retries.failed(name, error) else _LOG.debug
             log("Service %s/%s: %s", name.namespace, name.name, error)
-            pause_s = min(_MAX_RETRY_S, _FIRST_RETRY_S * 2 ** min(failures - 1, 10))
-            asyncio.get_running_loop().call_later(pause_s, self._queue.put, _LOCAL, name)
         else:
-            self._failures.pop(name, None)
+            self._retries.succeeded(name)
         self._metrics.reconcile.labels("services").observe(time.monotonic() - started)
 
     async def _reconcile(self, name: ServiceName) -> None:

@@ -72,7 +72,7 @@ class Mesh:
             output_changed=lambda name: self._federator.output_changed(name),
         )
         writer = Writer(client, names.CONTROLLER_MANAGER, fence=fence)
-        self._nodes = NodeMirror(self._local, self.peers, writer, metrics)
+        self._nodes = NodeMirror(self._local, self.peers, client=client, writer=writer, metrics=metrics)
         events = Events(client, fence)
         self._federator = Federator(
             self._local,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from clustermeshd.controller.local import LocalFacts
 from clustermeshd.controller.metrics import Metrics
 from clustermeshd.controller.peer import Peer
 from clustermeshd.controller.queue import FairQueue
+from clustermeshd.controller.retries import Retries
 from clustermeshd.kube import objects, resources
+from clustermeshd.kube.client import Client
 from clustermeshd.kube.writer import Writer, agrees
 from clustermeshd.model import names
 from clustermeshd.model.addresses import Point, Prefix
@@ -26,14 +27,7 @@ _LOG = logging.getLogger(__name__)
 
 _AT_ONCE = 8
 _PAUSE_S = 0.2  # between two turns of one node: by then the informer has heard of the first
-_FIRST_RETRY_S = 1.0
-_MAX_RETRY_S = 60.0
 _REMOTE, _OURS = "r", "o"  # first letter of a key: RemoteNode, MeshNode
-
-
-class _Failure(NamedTuple):
-    times: int
-    desired: objects.Object | None
 
 
 class NodeMirror:
@@ -42,7 +36,9 @@ class NodeMirror:
     It tells the agents, too, which prefixes the pods of our own nodes have, where the Node object does not say them.
     """
 
-    def __init__(self, local: LocalFacts, peers: Mapping[str, Peer], writer: Writer, metrics: Metrics) -> None:
+    def __init__(
+        self, local: LocalFacts, peers: Mapping[str, Peer], *, client: Client, writer: Writer, metrics: Metrics
+    ) -> None:
         self.plans: dict[str, PeerPlan] = {}
         self._memory = remotenodes.Memory()
         self._networks = LocalNetworks()
@@ -52,7 +48,8 @@ class NodeMirror:
         self._metrics = metrics
         self._queue: FairQueue[str] = FairQueue(pause_s=_PAUSE_S)
         self._desired: dict[str, objects.Object] = {}
-        self._failures: dict[str, _Failure] = {}
+        self._failed: dict[str, objects.Object | None] = {}  # what was wanted then
+        self._retries: Retries[str] = Retries(client, lambda key: self._queue.put("", key))
         self._busy = 0
 
     def admitted(self, peer: str) -> frozenset[Prefix]:
@@ -98,8 +95,7 @@ class NodeMirror:
 
     def _put(self, cause: str, key: str) -> None:
         """What failed waits for its own time, unless something else is wanted now."""
-        failed = self._failures.get(key)
-        if failed is None or failed.desired != self._desired.get(key):
+        if key not in self._failed or self._failed[key] != self._desired.get(key):
             self._queue.put(cause, key)
 
     async def run(self) -> None:
@@ -115,10 +111,14 @@ class NodeMirror:
             desired = self._desired.get(key)
             try:
                 await self._write(key, desired)
-            except MeshError as error:
-                self._failed(key, desired, error)
+            except MeshError as error:  # a node that our API server refuses stops no other one
+                self._failed[key] = desired
+                self._metrics.errors.labels("nodes", reason_of(error)).inc()
+                log = _LOG.warning if self._retries.failed(key, error) else _LOG.debug
+                log("node %s: %s", key[1:], error)
             else:
-                self._failures.pop(key, None)
+                self._failed.pop(key, None)
+                self._retries.succeeded(key)
             finally:
                 self._busy -= 1
                 self._queue.done(key)
@@ -135,15 +135,6 @@ class NodeMirror:
             await self._writer.ensure(resources.REMOTE_NODES, desired, actual=mirrored)
         elif mirrored is not None:
             await self._writer.remove(resources.REMOTE_NODES, mirrored)
-
-    def _failed(self, key: str, desired: objects.Object | None, error: MeshError) -> None:
-        """A node that our API server refuses stops no other one."""
-        times = self._failures[key].times + 1 if key in self._failures else 1
-        self._failures[key] = _Failure(times, desired)
-        self._metrics.errors.labels("nodes", reason_of(error)).inc()
-        _LOG.log(logging.WARNING if times == 1 else logging.DEBUG, "node %s: %s", key[1:], error)
-        pause_s = min(_MAX_RETRY_S, _FIRST_RETRY_S * 2 ** min(times - 1, 10))
-        asyncio.get_running_loop().call_later(pause_s, self._queue.put, "", key)
 
     def _facts(self, peer: Peer) -> PeerNodes:
         connection = peer.connection
