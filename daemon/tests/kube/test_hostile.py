@@ -258,6 +258,31 @@ async def test_pages_without_end_are_refused_and_empty_nothing(items):
             assert not informer.has_synced
 
 
+@pytest.mark.parametrize(
+    ("length", "most", "expected"),
+    [
+        (10, 1 << 20, [100, 500, 500, 500]),
+        (3_000, 1 << 20, [100, 167, 167, 167]),
+        (9_000, 1 << 20, [100, 100, 100, 100]),
+        (3_000, 1 << 18, [100, 12, 12, 12]),  # the first is no answer that anybody holds
+    ],
+)
+async def test_pages_grow_where_objects_are_small(monkeypatch, length, most, expected):
+    asked = []
+
+    async def some(request):
+        asked.append(int(request.query["limit"]))
+        items = (config_map(f"c{i}", data={"a": "a" * length}) for i in range(asked[-1]))
+        return page(*items, more="more" if len(asked) < 4 else "")
+
+    monkeypatch.setattr(client_module, "_MAX_BODY", most)
+    async with hostile() as server, client(server) as to:
+        server.on_list = some
+        async for _ in to.pages(CONFIG_MAPS):
+            pass
+    assert asked == expected
+
+
 async def test_more_objects_than_the_limit_are_left_out_and_counted():
     async with hostile() as server:
         server.on_list = listing(*(config_map(f"c{i}") for i in range(5)))

@@ -143,9 +143,9 @@ class ClusterInputs:
         self._changed()
 
     def _on_remote(self, change: informer.Change[objects.PackedRemoteNode]) -> None:
-        old, new = (None if node is None else node.unpack() for node in (change.old, change.new))
-        name = (new or old or objects.RemoteNode()).metadata.name
         if self._pending is not None:
+            old, new = (None if node is None else node.unpack() for node in (change.old, change.new))
+            name = (new or old or objects.RemoteNode()).metadata.name
             before = self._pending.get(name)
             self._pending[name] = Change(before.old if before else old, new)
         self._note()

@@ -30,7 +30,9 @@ from clustermeshd.kube.leftout import Why
 from clustermeshd.kube.resources import Resource
 from clustermeshd.model.errors import MeshError
 
-_PAGE = 100  # objects; a slice has a hundred endpoints, and what a page takes is not given back to the system
+_PAGE = 100  # objects at first; a slice has a hundred endpoints, and what a page takes is not given back to the system
+_MOST_PAGE = 500  # of small ones
+_PAGE_BYTES = 512 << 10
 _LOG = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=objects.Object)
@@ -161,7 +163,7 @@ class Client:
         max_object_bytes: int = _MAX_BODY,
         on_skip: Callable[[str, Why], None] | None = None,
     ) -> AsyncIterator[objects.ObjectList[T]]:
-        """A list, page by page (KEP-365); smaller pages where objects are large.
+        """A list, page by page (KEP-365): larger pages where objects are small, smaller ones where they are too large.
 
         ``on_skip`` gets key ("" where even that cannot be read) and reason of each object that is left out because
         it does not decode or is larger than ``max_object_bytes``. A list that goes on without end is Rejected.
@@ -169,15 +171,18 @@ class Client:
         query = _selectors(label_selector, field_selector)
         decoder = msgspec.json.Decoder(objects.ObjectList[resource.type])  # type: ignore[name-defined]
         count = empty = 0
+        may_grow = limit == _PAGE
         while True:
             try:
                 body = await self.request("GET", resource.path(namespace), query=query | {"limit": str(limit)})
             except errors.TooLarge:
                 if limit == 1:
                     raise
-                limit = max(1, limit // 8)
+                limit, may_grow = max(1, limit // 8), False
                 continue
             page = bodies.page(body, resource, decoder, max_object_bytes, on_skip or bodies.log_skip(resource))
+            size = len(body)
+            del body
             yield page
             count += len(page.items or ())
             empty = 0 if page.items else empty + 1
@@ -188,6 +193,8 @@ class Client:
                     "ListTooLong", f"{count} objects and no end", where=resource.kind, fix="is this a Kubernetes API?"
                 )
             query["continue"] = page.metadata.continue_
+            if may_grow:
+                limit = max(_PAGE, min(_MOST_PAGE, _PAGE_BYTES * len(page.items or ()) // size))
 
     async def apply(
         self,

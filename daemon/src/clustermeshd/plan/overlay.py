@@ -47,7 +47,7 @@ from clustermeshd.plan.overlay_claims import (
     local_conflict,
     parse_peer,
 )
-from clustermeshd.plan.overlay_index import Claims, hashed_id, nexthop_ids, odd_ids, owners
+from clustermeshd.plan.overlay_index import Claims, hashed_id, nexthop_ids, owners
 from clustermeshd.plan.overlay_local import LocalNode
 from clustermeshd.plan.overlay_parts import Bound, Maker, Part, bound_elements, pod_elements
 
@@ -213,8 +213,8 @@ class Overlay:
         before: Marked,
     ) -> list[Bound]:
         taken = actual.around.foreign_nexthops
-        ids = nexthop_ids((peer for peer in peers if peer.has_overlay), self._bases, taken)
-        self._odd_ids = taken | odd_ids(ids)
+        ids, odd = nexthop_ids((peer for peer in peers if peer.has_overlay), self._bases, taken)
+        self._odd_ids = taken | odd
         gateways: set[tuple[int, Packed]] = set()
         macs = {base.device.mac for base in self._bases.values()}
         foreign = actual.around.foreign_routes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from clustermeshd.kernel.messages import FIRST_NEXTHOP
@@ -23,9 +23,15 @@ def hashed_id(owner: Owner) -> int:
     return FIRST_NEXTHOP + int.from_bytes(digest[:4], "big") % FIRST_NEXTHOP
 
 
-def nexthop_ids(peers: Iterable[Peer], families: Iterable[int], taken: frozenset[int]) -> dict[Owner, int]:
-    """Ids of all; the next free one where two hashes meet or somebody else has it, always decided alike."""
+def nexthop_ids(
+    peers: Iterable[Peer], families: Iterable[int], taken: frozenset[int]
+) -> tuple[dict[Owner, int], frozenset[int]]:
+    """Ids of all, and those that somebody got, or did not get, although the hash says otherwise.
+
+    The next free one where two hashes meet or somebody else has it, always decided alike.
+    """
     ids: dict[Owner, int] = {}
+    odd: set[int] = set()
     used = set(taken)
     waiting = []
     for owner in owners(peers, families):
@@ -35,18 +41,14 @@ def nexthop_ids(peers: Iterable[Peer], families: Iterable[int], taken: frozenset
         else:
             used.add(number)
             ids[owner] = number
-    for owner, number in waiting:
+    for owner, hashed in waiting:
+        number = hashed
         while number in used:
             number = number + 1 if number + 1 < 2 * FIRST_NEXTHOP else FIRST_NEXTHOP
         used.add(number)
+        odd |= {hashed, number}
         ids[owner] = number
-    return ids
-
-
-def odd_ids(ids: Mapping[Owner, int]) -> frozenset[int]:
-    """Ids that somebody got, or did not get, although the hash says otherwise."""
-    moved = [(owner, number) for owner, number in ids.items() if hashed_id(owner) != number]
-    return frozenset(number for _, number in moved) | {hashed_id(owner) for owner, _ in moved}
+    return ids, frozenset(odd)
 
 
 def owners(peers: Iterable[Peer], families: Iterable[int]) -> list[Owner]:
