@@ -326,15 +326,10 @@ async def test_what_else_a_foreign_kubeconfig_says_is_not_looked_at(document):
         assert await client.server_version()
 
 
-async def test_of_two_entries_of_one_name_the_one_that_was_looked_at_is_used(document):
-    bad = {"server": "https://192.0.2.1", "insecure-skip-tls-verify": True}
-    odd = {**document, "clusters": [{"name": document["clusters"][0]["name"], "cluster": bad}, *document["clusters"]]}
-    access = await from_secret(yaml.safe_dump(odd).encode(), "w")
-    assert access.server == document["clusters"][0]["cluster"]["server"]
-    assert access.tls.verify_mode == ssl.CERT_REQUIRED
-    odd["clusters"].reverse()
-    with pytest.raises(Refused, match="insecure-skip-tls-verify"):
-        await from_secret(yaml.safe_dump(odd).encode(), "w")
+@pytest.mark.parametrize("kinds", ["contexts", "clusters", "users"])
+async def test_two_entries_of_one_name_are_refused(document, kinds):
+    with pytest.raises(Refused, match=f"{kinds} has two entries of one name"):
+        await from_secret(altered(document, (kinds,), document[kinds] * 2), "w")
 
 
 @pytest.mark.parametrize("kind", ["cluster", "user"])

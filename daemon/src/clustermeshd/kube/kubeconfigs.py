@@ -112,7 +112,10 @@ def _named(document: Mapping[str, Any], plural: str, singular: str, where: str) 
         isinstance(e, dict) and isinstance(e.get("name"), str) and isinstance(e.get(singular), dict) for e in entries
     ):
         raise refused(f"{plural} is no list of named {singular}s", where, "put a kubeconfig there")
-    return {entry["name"]: entry[singular] for entry in entries}
+    found = {entry["name"]: entry[singular] for entry in entries}
+    if len(found) < len(entries):
+        raise refused(f"{plural} has two entries of one name", where, "leave one")
+    return found
 
 
 def _check_cluster(cluster: Mapping[str, Any], where: str) -> None:
