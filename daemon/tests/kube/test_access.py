@@ -329,7 +329,7 @@ async def test_what_else_a_foreign_kubeconfig_says_is_not_looked_at(document):
 @pytest.mark.parametrize("kinds", ["contexts", "clusters", "users"])
 async def test_two_entries_of_one_name_are_refused(document, kinds):
     with pytest.raises(Refused, match=f"{kinds} has two entries of one name"):
-        await from_secret(altered(document, (kinds,), document[kinds] * 2), "w")
+        await from_secret(altered(document, (kinds,), document[kinds] + copy.deepcopy(document[kinds])), "w")
 
 
 @pytest.mark.parametrize("kind", ["cluster", "user"])
