@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -139,3 +140,30 @@ async def _has_no_slice_of(east: Client, cluster: str) -> bool:
 async def _is_lost(mesh) -> bool:
     peer = mesh.peers.get("west")
     return mesh.has_synced and peer is not None and peer.error is not None
+
+
+async def test_a_peer_that_is_removed_while_what_stands_of_it_is_read_ends_nothing(
+    api, remote_api, east, west, monkeypatch
+):
+    await put(east, federated())
+    async with controller(api):
+        await eventually(ready(east, "10.1.0.5", "10.2.0.5"))
+    await lose(east, remote_api)
+    meshes, removed = [], []
+    listed = Client.list
+
+    async def slowly(self, resource, *given, **options):
+        found = await listed(self, resource, *given, **options)
+        if f"{names.REMOTE_CLUSTER}=west" in (options.get("label_selector") or "") and not removed:
+            removed.append(found)
+            await delete(east, configuration("west", "west"))
+            async with asyncio.timeout(15):
+                while not meshes or "west" in meshes[0].peers:  # noqa: ASYNC110  # the mesh does it
+                    await asyncio.sleep(0.05)
+        return found
+
+    monkeypatch.setattr(Client, "list", slowly)
+    async with controller(api) as (mesh, _):
+        meshes.append(mesh)
+        await eventually(ready(east, "10.1.0.5"))
+    assert removed

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from heapq import nsmallest
 
@@ -326,6 +326,9 @@ class Federator:
 
     async def _plan(self, name: ServiceName, service: objects.Service) -> Federated:
         now = self._clock()
+        found = [await self._kept(name, service, cluster, now) for cluster in self._unknown()]
+        unknown = self._unknown()  # not those that were removed, or read, meanwhile
+        kept = [backing for backing in found if backing is not None and backing.cluster in unknown]
         backers: defaultdict[str, list[str]] = defaultdict(list)
         index = self._index.get(name.namespace)
         for cluster, backer in index.selected(name.name) if index is not None else ():
@@ -344,13 +347,9 @@ class Federator:
                 known = remote.owned.get(name, {})
                 remote.owned[name] = owned = {s.key: known[s.key] for s in pieces if s.key in known}
                 backings.append(Backing(cluster, pieces, remote.owns.__contains__, stale, owned))
-        for cluster in self._unknown():
-            kept = await self._kept(name, service, cluster, now)
-            if kept is not None:
-                backings.append(kept)
-        return federation.plan(service, backings, self._local.nodes.store.keys())
+        return federation.plan(service, backings + kept, self._local.nodes.store.keys())
 
-    def _unknown(self) -> Iterable[str]:
+    def _unknown(self) -> list[str]:
         """Peers that have not been read in this process's life."""
         return sorted(c for c, peer in self._peers.items() if self._facts(c) is None and not peer.is_disowned)
 
@@ -360,7 +359,8 @@ class Federator:
         selector = federation.selector_of(service)
         if not written or selector is None or not federation.may_select(selector, cluster):
             return None
-        if not self._peers[cluster].rules.may_admit(name.namespace):
+        peer = self._peers.get(cluster)
+        if peer is None or not peer.rules.may_admit(name.namespace):
             return None
         found, _ = await self._client.list(
             resources.ENDPOINT_SLICES,
