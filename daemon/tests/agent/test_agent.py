@@ -8,6 +8,7 @@ import sys
 import time
 from ipaddress import ip_address
 
+import msgspec
 import pytest
 from agent_process import until
 from agent_site import Site
@@ -67,6 +68,21 @@ def test_hand_made_damage_is_repaired_within_a_second(site: Site) -> None:
         space.run(*damage.replace("MAC", site.nodes.b.as_remote().spec.vtep_mac).split())
         until(lambda whole=whole: _same(space.dump(), whole), 1.5, lambda damage=damage: f"{damage}: {agent.log}")
     assert agent.metric("clustermesh_agent_repairs_total") > 6
+
+
+def test_damage_after_a_change_that_was_carried_over_is_told_as_a_repair(site: Site) -> None:
+    remote = site.nodes.b.as_remote()
+    site.write_remote(remote)
+    agent = site.start()
+    agent.until_notified("READY=1")
+    spec = msgspec.structs.replace(remote.spec, pod_cidrs=(*remote.spec.pod_cidrs, "10.92.7.0/24"))
+    site.write_remote(msgspec.structs.replace(remote, spec=spec))
+    until(lambda: site.routes() == 3, 5, lambda: agent.log)
+    assert "repaired" not in agent.log
+    site.nodes.a.space.ip("route", "del", "10.92.7.0/24", "table", "4097")
+    until(lambda: site.routes() == 3, 5, lambda: agent.log)
+    until(lambda: "repaired route 10.92.7.0/24" in agent.log, 5, lambda: agent.log)
+    assert agent.metric("clustermesh_agent_repairs_total") == 1
 
 
 def _same(now: dict[str, str], whole: dict[str, str]) -> bool:

@@ -51,6 +51,19 @@ async def test_what_found_no_server_is_tried_when_that_answers_again_and_not_bef
     assert world.tried == ["a", "b", "a"]
 
 
+async def test_what_gets_no_answer_although_others_do_is_tried_later_each_time(world: World) -> None:
+    pauses = []
+    for _ in range(5):
+        world.made.failed("a", GONE)
+        failed_at, count = world.now, len(world.tried)
+        while len(world.tried) == count:
+            world.now += 0.5
+            world.heard_at = world.now - 0.1
+            await asyncio.sleep(0.02)
+        pauses.append(world.now - failed_at)
+    assert pauses == [0.5, 1, 2, 4, 8]
+
+
 async def test_what_succeeded_meanwhile_is_not_tried_again(world: World) -> None:
     world.made.failed("a", GONE)
     world.made.succeeded("a")

@@ -9,6 +9,7 @@ from ipaddress import ip_address, ip_network
 
 import msgspec
 import pytest
+from clustermeshd.agent.packed import Unpacked, pack
 from clustermeshd.kernel.state import (
     Changes,
     Device,
@@ -305,10 +306,10 @@ def test_what_an_agent_keeps_of_remote_nodes_gives_the_same_plan(world: list[Rem
         )
         for place, node in enumerate(world)
     ]
-    kept = [node.pack().unpack() for node in whole]
+    kept = list(Unpacked(map(pack, whole)))
     assert plan(*kept) == plan(*whole)
     assert [node.spec for node in kept] == [node.spec for node in whole]
-    assert [node.pack().key for node in whole] == [node.key for node in whole]
+    assert [pack(node).key for node in whole] == [node.key for node in whole]
 
 
 @settings(max_examples=60)

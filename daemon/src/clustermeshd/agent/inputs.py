@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from clustermeshd.agent.engine import Inputs, Pending
+from clustermeshd.agent.packed import PackedRemoteNode, Unpacked, pack
 from clustermeshd.kube import informer, objects, resources
 from clustermeshd.kube.client import Client
 from clustermeshd.kube.informer import Informer, when_other
@@ -22,16 +23,6 @@ from clustermeshd.plan.paths import Target
 _LOG = logging.getLogger(__name__)
 _IDENTITY_NAMESPACE = "kube-system"
 _LONGEST_RETRY_S = 10.0
-
-
-class _Unpacked:
-    """RemoteNodes as they are now, each in memory only while it is looked at. Any thread may do so."""
-
-    def __init__(self, packed: Iterable[objects.PackedRemoteNode]) -> None:
-        self._packed = tuple(packed)
-
-    def __iter__(self) -> Iterator[objects.RemoteNode]:
-        return (packed.unpack() for packed in self._packed)
 
 
 class ClusterInputs:
@@ -52,9 +43,7 @@ class ClusterInputs:
             on_change=when_other(self._touch, lambda node: local_node(node, "")),  # heartbeats rewrite it all the time
         )
         kind: Resource[Any] = resources.REMOTE_NODES  # what is kept of one is of another type
-        self._remotes: Informer[objects.PackedRemoteNode] = Informer(
-            client, kind, on_change=self._on_remote, keep=objects.RemoteNode.pack
-        )
+        self._remotes: Informer[PackedRemoteNode] = Informer(client, kind, on_change=self._on_remote, keep=pack)
         self._mesh_nodes: Informer[objects.MeshNode] = Informer(
             client,
             resources.MESH_NODES,
@@ -97,7 +86,7 @@ class ClusterInputs:
             return None
         pending = self._look()
         local = local_node(node, self._cluster_id, self._told)
-        return Inputs(local, _Unpacked(self._remotes.store.values()), self._version, self._path_mtus, pending)
+        return Inputs(local, Unpacked(self._remotes.store.values()), self._version, self._path_mtus, pending)
 
     def targets(self, mtus: Mapping[tuple[str, int], int]) -> list[Target]:
         """Tunnel addresses of remote nodes in families that this node has one of, where ``mtus`` knows the way.
@@ -109,7 +98,7 @@ class ClusterInputs:
             return []
         own = {address.version: str(address) for address in local_node(node, "", self._told).tunnel_addresses}
         found = []
-        for remote in _Unpacked(self._remotes.store.values()):
+        for remote in Unpacked(self._remotes.store.values()):
             spec = remote.spec
             for address in spec.tunnel_addresses:
                 family = 6 if ":" in address else 4
@@ -142,10 +131,10 @@ class ClusterInputs:
         self._version += 1
         self._changed()
 
-    def _on_remote(self, change: informer.Change[objects.PackedRemoteNode]) -> None:
+    def _on_remote(self, change: informer.Change[PackedRemoteNode]) -> None:
         if self._pending is not None:
             old, new = (None if node is None else node.unpack() for node in (change.old, change.new))
-            name = (new or old or objects.RemoteNode()).metadata.name
+            name = (change.new or change.old or PackedRemoteNode()).key
             before = self._pending.get(name)
             self._pending[name] = Change(before.old if before else old, new)
         self._note()

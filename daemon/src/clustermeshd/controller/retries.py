@@ -1,7 +1,7 @@
 """When what failed is tried again: later each time; and where nobody answered, as soon as the server does again.
 
 A server that is away for an hour costs no attempt then, and nobody waits for the end of a long pause when it is back:
-the informers ask for it all the time.
+the informers ask for it all the time. What gets no answer although others do is tried later each time, too.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Retries(Generic[K]):
         self, client: Client, again: Callable[[K], None], *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._client, self._again, self._clock = client, again, clock
-        self._times: dict[K, int] = {}  # answers in a row that were none
+        self._times: dict[K, int] = {}  # that it was tried again in a row, whatever for
         self._stranded: dict[K, float] = {}  # since when
         self._look: asyncio.TimerHandle | None = None
 
@@ -42,8 +42,7 @@ class Retries(Generic[K]):
             self._look_later()
         else:
             self._times[key] = times + 1
-            pause_s = min(_MOST_S, _FIRST_S * 2 ** min(times, 10))
-            asyncio.get_running_loop().call_later(pause_s, self._again, key)
+            asyncio.get_running_loop().call_later(_pause_s(times), self._again, key)
         return is_first
 
     def succeeded(self, key: K) -> None:
@@ -56,9 +55,16 @@ class Retries(Generic[K]):
 
     def _on_look(self) -> None:
         self._look = None
-        heard_at = self._clock() - self._client.silence_s
-        back = [key for key, since in self._stranded.items() if since < heard_at]
-        for key in back:
-            del self._stranded[key]
-            self._again(key)
+        now = self._clock()
+        heard_at = now - self._client.silence_s
+        for key, since in list(self._stranded.items()):
+            times = self._times[key]
+            if since < heard_at and (not times or now - since >= _pause_s(times - 1)):
+                del self._stranded[key]
+                self._times[key] = times + 1
+                self._again(key)
         self._look_later()
+
+
+def _pause_s(times: int) -> float:
+    return min(_MOST_S, _FIRST_S * 2.0 ** min(times, 10))

@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+import msgspec
+
 from clustermeshd.kernel.layout import Reader
 from clustermeshd.kernel.netlink import NESTED, REPLACE, Request, attribute
 from clustermeshd.kernel.state import FdbEntry, Neighbour, Nexthop, Packed, Route
@@ -243,20 +245,18 @@ def routes(payloads: Sequence[bytes], names: Mapping[int, str]) -> Iterator[tupl
         if mark is None:
             mark = marks[where, protocol] = RouteMark(_number(where) or table, protocol)
         metric = _number(priority)
-        has_way = bool(gateway and not nexthop)
-        yield (
-            mark,
-            Route(
-                prefix=prefix or b"\0" * (4 if family == socket.AF_INET else 16),
-                length=length,
-                nexthop=metric if has_way else _number(nexthop),
-                source=source,
-                mtu=_number(mtu),
-                metric=-1 if metric == _DEFAULT_METRIC[family] else metric,
-                device=names.get(_number(oif), "") if has_way else "",
-                gateway=(gateway or b"") if has_way else b"",
-            ),
+        route = Route(
+            prefix=prefix or b"\0" * (4 if family == socket.AF_INET else 16),
+            length=length,
+            nexthop=_number(nexthop),
+            source=source,
+            mtu=_number(mtu),
+            metric=-1 if metric == _DEFAULT_METRIC[family] else metric,
         )
+        if not nexthop and gateway:
+            device = names.get(_number(oif), "")
+            route = msgspec.structs.replace(route, nexthop=metric, device=device, gateway=gateway)
+        yield mark, route
 
 
 def _number(value: bytes | None) -> int:

@@ -14,9 +14,8 @@ import hashlib
 import json
 import os
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -84,8 +83,11 @@ async def from_file(path: Path | None, context: str | None = None) -> Access:
         return _of_pod()
     try:
         content = await asyncio.to_thread(path.read_bytes)
-        with _files_in_memory(yaml.safe_load(content), context, base=path.parent) as document:
-            means = _plain(document, context) or await _by_package(document, context)
+        document = yaml.safe_load(content)
+        entries = _chosen_entries(document, context)
+        with _files_in_memory(entries, base=path.parent):
+            means = _plain(*entries) if len(entries) == 2 else None
+            means = means or await _by_package(document, context)
             return _access(means, fingerprint=hashlib.sha256(content).hexdigest(), source=path, context=context)
     except ssl.SSLError as error:
         raise Fatal(f"kubeconfig {path}: certificates or key: {error.reason or 'unusable'}") from None
@@ -99,25 +101,19 @@ async def from_file(path: Path | None, context: str | None = None) -> Access:
 
 async def from_secret(content: bytes, where: str) -> Access:
     """Access by a kubeconfig that somebody else wrote; ``where`` says where it was found. Raises Refused."""
-    cluster, user = chosen(content, where)
+    cluster, user = (
+        {key: value for key, value in entry.items() if value and key.removesuffix("-data") in plain}
+        for entry, plain in zip(chosen(content, where), (_PLAIN_CLUSTER, _PLAIN_USER), strict=True)
+    )
     try:
-        with _files_in_memory(_document_of(cluster, user), None) as document:
-            means = _plain(document, None)
+        with _files_in_memory((cluster, user)):
+            means = _plain(cluster, user)
             if means is not None:
                 return _access(means, fingerprint=hashlib.sha256(content).hexdigest())
             trouble = "odd values"
     except (ssl.SSLError, OSError, ValueError, TypeError) as error:
         trouble = type(error).__name__  # what it says may quote key material
     raise refused("it cannot be used", where, f"{trouble}; check certificates, key and server")
-
-
-def _document_of(cluster: Mapping[str, Any], user: Mapping[str, Any]) -> dict[str, Any]:
-    """A kubeconfig with nothing else in it, and nothing of either that is not known here."""
-    entries = {}
-    for kind, entry, plain in (("cluster", cluster, _PLAIN_CLUSTER), ("user", user, _PLAIN_USER)):
-        kept = {key: value for key, value in entry.items() if value and key.removesuffix("-data") in plain}
-        entries[f"{kind}s"] = [{"name": "", kind: kept}]
-    return {**entries, "contexts": [{"name": "-", "context": {"cluster": "", "user": ""}}], "current-context": "-"}
 
 
 def _of_pod() -> Access:
@@ -141,15 +137,11 @@ def _of_pod() -> Access:
     raise Fatal(f"not in a cluster ({trouble}); name a kubeconfig with --kubeconfig")
 
 
-def _plain(document: Any, context: str | None) -> _Means | None:
-    """The context, where it has nothing but a server, certificates and a token."""
-    entries = list(_chosen_entries(document, context))
-    if len(entries) != 2:
-        return None
-    cluster, user = entries
+def _plain(cluster: Mapping[str, Any], user: Mapping[str, Any]) -> _Means | None:
+    """What they amount to, where that is nothing but a server, certificates and a token."""
     if not (cluster.keys() <= _PLAIN_CLUSTER and user.keys() <= _PLAIN_USER):
         return None
-    texts = {key: value for key, value in cluster.items() if key != "insecure-skip-tls-verify"} | user
+    texts = {key: value for key, value in {**cluster, **user}.items() if key != "insecure-skip-tls-verify"}
     if not all(isinstance(value, str) for value in texts.values()):
         return None
     means = _Means(
@@ -187,16 +179,15 @@ async def _by_package(document: Any, context: str | None) -> _Means:
 
 
 @contextmanager
-def _files_in_memory(document: Any, context: str | None, *, base: Path | None = None) -> Iterator[Any]:
-    """A kubeconfig whose key material stands in memory files (memfd_create(2)), gone at the end.
+def _files_in_memory(entries: Iterable[dict[str, Any]], *, base: Path | None = None) -> Iterator[None]:
+    """Puts the key material of a cluster and a user into memory files (memfd_create(2)), gone at the end.
 
-    A read-only or full disk takes no temporary file. Relative paths are made absolute by ``base``. Only what the
-    context chooses is looked at; anything odd is left as it is.
+    A read-only or full disk takes no temporary file. Relative paths are made absolute by ``base``. Anything odd is
+    left as it is.
     """
     opened: list[int] = []
-    copy = deepcopy(document)
     try:
-        for entry in _chosen_entries(copy, context):
+        for entry in entries:
             for key in _MATERIAL:
                 data, path = entry.pop(f"{key}-data", None), entry.get(key)
                 if isinstance(data, str) and data:
@@ -205,21 +196,19 @@ def _files_in_memory(document: Any, context: str | None, *, base: Path | None = 
                     entry[key] = f"/proc/self/fd/{opened[-1]}"
                 elif base is not None and isinstance(path, str):
                     entry[key] = str(base / path)
-        yield copy
+        yield
     finally:
         for descriptor in opened:
             os.close(descriptor)
 
 
-def _chosen_entries(document: Any, context: str | None) -> Iterator[dict[str, Any]]:
-    """Cluster and user of the context."""
+def _chosen_entries(document: Any, context: str | None) -> list[dict[str, Any]]:
+    """Cluster and user of the context; fewer where it is not clear which those are."""
     if not isinstance(document, dict):
-        return
-    chosen = _entry(document, "contexts", "context", context or document.get("current-context")) or {}
-    for kind in ("cluster", "user"):
-        entry = _entry(document, f"{kind}s", kind, chosen.get(kind))
-        if entry is not None:
-            yield entry
+        return []
+    wanted = _entry(document, "contexts", "context", context or document.get("current-context")) or {}
+    found = (_entry(document, f"{kind}s", kind, wanted.get(kind)) for kind in ("cluster", "user"))
+    return [entry for entry in found if entry is not None]
 
 
 def _entry(document: dict[str, Any], kinds: str, kind: str, name: object) -> dict[str, Any] | None:

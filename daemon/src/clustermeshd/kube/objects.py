@@ -6,7 +6,6 @@ times faster than dicts (docs/decisions/0002). Absent lists decode to empty tupl
 
 from __future__ import annotations
 
-from sys import intern
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -351,33 +350,6 @@ class RemoteNodeSpec(Struct, frozen=True, omit_defaults=False):
 
 class RemoteNode(Object, frozen=True):
     spec: RemoteNodeSpec = RemoteNodeSpec()
-
-    def pack(self) -> PackedRemoteNode:
-        values = msgspec.structs.astuple(self.spec)
-        packed = msgspec.msgpack.encode((*values, self.metadata.creation_timestamp))
-        return PackedRemoteNode(name=self.metadata.name, packed=packed)
-
-
-class PackedRemoteNode(Object, frozen=True):
-    """What a data plane must know of a RemoteNode, in half the memory: it holds tens of thousands of them."""
-
-    name: str = ""
-    packed: bytes = b""  # MessagePack: the values of the spec, creationTimestamp
-
-    @property
-    def key(self) -> str:
-        return self.name
-
-    def unpack(self) -> RemoteNode:
-        """The RemoteNode without the rest of its metadata; texts that many have are one in memory."""
-        cluster_id, cluster_name, *values, created = _PACKED.decode(self.packed)
-        spec = RemoteNodeSpec(intern(cluster_id), intern(cluster_name), *values)
-        return RemoteNode(metadata=Metadata(name=self.name, creation_timestamp=created), spec=spec)
-
-
-_PACKED = msgspec.msgpack.Decoder(
-    tuple[*(field.type for field in msgspec.structs.fields(RemoteNodeSpec)), str | None]  # type: ignore[misc]
-)
 
 
 class MeshNodeDevice(Struct, frozen=True, omit_defaults=False):
