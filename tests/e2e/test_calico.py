@@ -15,6 +15,7 @@ from contextlib import contextmanager
 import pytest
 from clustermesh_lab import Lab
 from clustermesh_lab.cluster import LabCluster, LabNode
+from clustermesh_lab.network import ip
 
 from demo import probes, scenario
 from demo.probes import Pod
@@ -225,6 +226,54 @@ def test_a_killed_agent_touches_nothing_of_calico_and_makes_nothing_anew(meshed:
         assert state(node, CALICO_S) == before
         assert state(node, OURS) == ours
     assert lost == [0, 0, 0]
+
+
+def test_a_switch_to_the_underlay_brings_calico_a_pool_and_the_way_back_takes_it_away(meshed: Lab, west: LabCluster):
+    """The lab's router is the network that routes to the pods then."""
+    east = meshed.clusters["east"]
+    blocks = json.loads(west.kubectl("get", "ipamblocks.crd.projectcalico.org", "-o", "json"))["items"]
+    ways = [(block["spec"]["cidr"], west.nodes[block["spec"]["affinity"].split(":")[1]]) for block in blocks]
+    ways += [(cidr, node) for node in east.nodes.values() for cidr in node.pod_cidrs]
+    for cidr, node in ways:
+        ip(meshed.router, f"route replace {cidr} via {node.address}")
+    switch, off = "clustermesh.core.switch_overlay", (True, False, True, "Never", "Never")
+    theirs = pools(west)
+    scenario.playbook(meshed, switch, "-e", "mesh_overlay=Disabled")
+    made = {cidr: settings for cidr, settings in pools(west).items() if cidr not in theirs}
+    assert made == dict.fromkeys(east.pod_cidrs, off)
+    assert_way(meshed, west, by_overlay=False)
+    for node in west.nodes.values():
+        scenario.until("Felix masquerades nothing to them", lambda node=node: set(made) <= not_masqueraded(node))
+
+    scenario.playbook(meshed, switch)
+    assert pools(west) == theirs
+    assert_way(meshed, west, by_overlay=True)
+    for node in west.nodes.values():
+        scenario.until("Felix has let go of them", lambda node=node: not set(made) & not_masqueraded(node))
+
+
+def pools(west: LabCluster) -> dict[str, tuple[object, ...]]:
+    """Calico's IPPools: CIDR -> what makes it one for addresses of others."""
+    keys = ("disabled", "natOutgoing", "disableBGPExport", "ipipMode", "vxlanMode")
+    found = json.loads(west.kubectl("get", "ippools.crd.projectcalico.org", "-o", "json"))["items"]
+    return {pool["spec"]["cidr"]: tuple(pool["spec"].get(key) for key in keys) for pool in found}
+
+
+def not_masqueraded(node: LabNode) -> set[str]:
+    """Destinations that Felix exempts."""
+    listed = json.loads(node.exec(["nft", "-j", "list", "sets", "table", "ip", "calico"]).stdout)["nftables"]
+    (found,) = (s["set"] for s in listed if "set" in s and s["set"]["name"].endswith("all-ipam-pools"))
+    return {f"{e['prefix']['addr']}/{e['prefix']['len']}" for e in found.get("elem", ())}
+
+
+def assert_way(meshed: Lab, west: LabCluster, *, by_overlay: bool) -> None:
+    """Pods reach pods of the other cluster with their own addresses, all the same way."""
+    crossings = scenario.crossings(meshed)
+    assert crossings
+    assert [c for c in crossings if not c.is_preserved] == []
+    (there, *_) = probes.pods(meshed.clusters["east"], "app=productpage")
+    for node in west.nodes.values():
+        assert ("dev clustermesh0" in node.exec(["ip", "route", "get", there.ip()]).stdout) == by_overlay
 
 
 @contextmanager

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import pytest
+import yaml
 from clustermesh_lab import ControlPlane
 
 from tests.integration_modules.playbooks import Playbooks
@@ -35,6 +37,15 @@ def modes(plane: ControlPlane) -> dict[str, str]:
     return {item["metadata"]["name"]: item["spec"]["syncOptions"]["overlayRoutingMode"] for item in found}
 
 
+def authority_for(plane: ControlPlane, peer: str) -> str:
+    """The certificates by which a cluster knows the API server of a peer."""
+    reference = json.loads(kubectl(plane, "get", f"remoteclusterconfiguration.clustermesh.io/{peer}", "-o", "json"))
+    where = reference["spec"]["clusterAccessSecret"]
+    secret = json.loads(kubectl(plane, "get", "secret", where["name"], "-n", where["namespace"], "-o", "json"))
+    kubeconfig = yaml.safe_load(base64.b64decode(secret["data"]["kubeconfig"]))
+    return base64.b64decode(kubeconfig["clusters"][0]["cluster"]["certificate-authority-data"]).decode()
+
+
 def test_a_cluster_joins_those_that_answer_and_says_nobodys_secret(tmp_path, inventory, paris, oslo, rome):
     plays = Playbooks(tmp_path)
     overlapping = {**inventory["rome"], "mesh_pod_cidrs": ["10.1.4.0/24"]}
@@ -58,10 +69,13 @@ def test_a_cluster_joins_those_that_answer_and_says_nobodys_secret(tmp_path, inv
     assert "oslo is left out" in said["run"]
     assert (peers(rome), peers(paris), peers(oslo)) == (["paris"], ["oslo", "rome"], ["paris"])
 
-    plays.hosts(**inventory)
+    bundle = tmp_path / "both.pem"
+    bundle.write_text(oslo.ca.read_text() + paris.ca.read_text())
+    plays.hosts(**{**inventory, "oslo": {**inventory["oslo"], "mesh_ca_file_for_peers": str(bundle)}})
     code, said["json"] = plays.run("mesh", {}, *PARTS, "-v", callback="ansible.posix.json")
     assert code == 0, said["json"]
     assert (peers(rome), peers(paris), peers(oslo)) == (["oslo", "paris"], ["oslo", "rome"], ["paris", "rome"])
+    assert (authority_for(rome, "oslo"), authority_for(rome, "paris")) == (bundle.read_text(), paris.ca.read_text())
     plays.hosts(**{**inventory, "oslo": gone})
     code, said["switch"] = plays.run("switch_overlay", {"mesh_overlay": "Disabled", "mesh_wait": 1}, "-v")
     assert (code, "rome and these stay as they are" in said["switch"]) == (2, True), said["switch"]  # oslo failed

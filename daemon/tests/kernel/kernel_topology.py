@@ -33,14 +33,14 @@ from clustermeshd.plan.overlay_local import LocalNode
 
 T = TypeVar("T")
 _CLONE_NEWNET = 0x40000000
-_numbers = itertools.count(os.getpid() % 10000 * 100)
+_numbers = itertools.count()
 
 
 class Namespace:
     """A network namespace that dies with the test."""
 
     def __init__(self, name: str) -> None:
-        self.name = f"cmk{next(_numbers)}{name}"
+        self.name = f"cmk{os.getpid()}-{next(_numbers)}{name}"
         self._run("ip", "netns", "add", self.name)
         self.ip("link", "set", "lo", "up")
         self.sysctl("net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0")  # no second of silence
