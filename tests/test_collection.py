@@ -8,6 +8,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+import clustermeshd
 import pytest
 import yaml
 
@@ -34,6 +35,10 @@ def tarball(tmp_path_factory) -> Path:
             collections=directory / "none")  # fmt: skip
     (made,) = directory.glob("clustermesh-core-*.tar.gz")
     return made
+
+
+def test_collection_and_daemon_are_one_release():
+    assert yaml.safe_load((ROOT / "galaxy.yml").read_text())["version"] == clustermeshd.__version__
 
 
 def test_the_tarball_has_what_runs_and_nothing_else(tarball):

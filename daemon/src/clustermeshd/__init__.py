@@ -4,9 +4,4 @@ Data flows one way: remote API servers -> controller -> local API server -> agen
 package (see ``[tool.importlinter]`` in pyproject.toml), and what crosses it is a typed, immutable value.
 """
 
-from importlib.metadata import PackageNotFoundError, version
-
-try:
-    __version__ = version("clustermeshd")
-except PackageNotFoundError:  # run from a source tree that was never installed
-    __version__ = "0.0.0"
+__version__ = "0.1.0"

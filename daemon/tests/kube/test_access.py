@@ -6,6 +6,7 @@ import base64
 import contextlib
 import copy
 import json
+import os
 import ssl
 import subprocess
 import sys
@@ -314,6 +315,26 @@ from clustermeshd.kube.access import from_file, from_secret
 print(asyncio.run({call}).server, "kubernetes" in sys.modules)"""
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout.split() == [document["clusters"][0]["cluster"]["server"], "False"]
+
+
+def test_what_comes_over_http_knows_no_roots_of_the_system_and_programs_see_theirs(api):
+    program = """
+import asyncio, os, sys
+from clustermeshd.kube.http import aiohttp
+names = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+print({name: os.environ[name] for name in names if name in os.environ})
+async def main():
+    async with aiohttp.ClientSession() as session:
+        try:
+            await session.get(sys.argv[1])
+        except aiohttp.ClientConnectorCertificateError as error:
+            print(error.certificate_error.verify_message)
+asyncio.run(main())"""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("SSL_CERT_")}
+    for roots in ({}, {"SSL_CERT_FILE": str(api.ca)}):
+        argv = [sys.executable, "-c", program, f"{api.url}/version"]
+        done = subprocess.run(argv, env=plain | roots, check=True, capture_output=True, text=True)
+        assert done.stdout.splitlines() == [str(roots), "unable to get local issuer certificate"]
 
 
 async def test_what_else_a_foreign_kubeconfig_says_is_not_looked_at(document):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 
 import msgspec
 import pytest
@@ -281,6 +282,27 @@ async def test_pages_grow_where_objects_are_small(monkeypatch, length, most, exp
         async for _ in to.pages(CONFIG_MAPS):
             pass
     assert asked == expected
+
+
+@pytest.mark.parametrize(("ahead", "lists"), [(False, 1), (True, 2)])
+@pytest.mark.parametrize("is_broken", [False, True])
+async def test_the_next_page_is_asked_for_ahead_where_that_is_wanted_and_may_be_left(ahead, lists, is_broken, caplog):
+    async def endless(request):
+        if is_broken and "continue" in request.query:
+            raise web.HTTPInternalServerError
+        return page(config_map("c"), more="more")
+
+    async with hostile() as server, client(server) as to:
+        server.on_list = endless
+        found = to.pages(CONFIG_MAPS, ahead=ahead)
+        assert len((await anext(found)).items) == 1
+        await asyncio.sleep(0.2)
+        assert server.lists == lists
+        await found.aclose()
+        del found
+        gc.collect()
+        await asyncio.sleep(0)
+    assert "never retrieved" not in caplog.text
 
 
 async def test_more_objects_than_the_limit_are_left_out_and_counted():

@@ -66,7 +66,7 @@ def plan(federated, *clusters, nodes=("n1",), stale=None, kept=()):
         }
         pieces = [s for s in slices if s.labels[names.SERVICE_NAME] in chosen]
         pieces = [entered(piece, name) for piece in pieces] if name else pieces
-        backings.append(federation.Backing(name, pieces, owned.__contains__, (stale or {}).get(name, "")))
+        backings.append(federation.Backing(name, pieces, owned.holds_all, (stale or {}).get(name, "")))
     return federation.plan(federated, [*backings, *kept], nodes)
 
 

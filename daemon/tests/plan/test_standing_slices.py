@@ -79,7 +79,7 @@ def test_what_stands_of_a_peer_that_is_not_read_goes_by_the_ports_families_and_a
     other = service("reviews", annotations=FEDERATED.annotations, ports=(("admin", 81, "TCP"),))
     six = service("reviews", annotations=FEDERATED.annotations, ip_families=("IPv6",))
     assert federate(other, kept=[standing(written)]) == federate(six, kept=[standing(written)]) == {}
-    foreign = standing(written, owns=Ranges([parse_prefix("10.2.0.6/32")]).__contains__)
+    foreign = standing(written, owns=Ranges([parse_prefix("10.2.0.6/32")]).holds_all)
     assert members(federate(FEDERATED, kept=[foreign])) == ["10.2.0.6"]
     here_too = federate(FEDERATED, kept=[standing(written)], nodes=("w1",))
     assert {e.node_name for piece in here_too.values() for e in piece.endpoints} == {None}

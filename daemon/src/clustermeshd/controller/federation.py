@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from heapq import nsmallest
 
@@ -30,7 +30,7 @@ from clustermeshd.kube import objects, resources
 from clustermeshd.kube.client import Client
 from clustermeshd.kube.writer import Writer
 from clustermeshd.model import names
-from clustermeshd.model.addresses import Point, Ranges
+from clustermeshd.model.addresses import Ranges
 from clustermeshd.model.errors import MeshError, Refused
 from clustermeshd.plan import federation
 from clustermeshd.plan.endpoints import endpoints
@@ -77,10 +77,10 @@ class Federator:
         writer: Writer,
         events: Events,
         metrics: Metrics,
-        still_admits: Callable[[str, Point], bool],
+        still_admits: Callable[[str, Iterable[str], int], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``still_admits`` says whether a peer that is not read may keep an address that it was granted."""
+        """``still_admits`` says whether a peer that is not read may keep addresses, of a family, that it had."""
         self._local = local
         self._peers = peers
         self._client = client
@@ -346,7 +346,7 @@ class Federator:
                 stale = self._stale(name, cluster, now)
                 known = remote.owned.get(name, {})
                 remote.owned[name] = owned = {s.key: known[s.key] for s in pieces if s.key in known}
-                backings.append(Backing(cluster, pieces, remote.owns.__contains__, stale, owned))
+                backings.append(Backing(cluster, pieces, remote.owns.holds_all, stale, owned))
         return federation.plan(service, backings + kept, self._local.nodes.store.keys())
 
     def _unknown(self) -> list[str]:

@@ -21,7 +21,7 @@ from clustermeshd.runtime import health, logs
 from clustermeshd.runtime.notify import Notifier
 
 _LOG = logging.getLogger(__name__)
-_GARBAGE = 20_000  # new containers between two searches; facts come in by the hundred thousand and are no garbage
+_GARBAGE = 100_000  # new containers between two searches; facts come in by the hundred thousand and are no garbage
 
 
 def run(options: ControllerOptions) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from clustermeshd.controller.local import LocalFacts
 from clustermeshd.controller.metrics import Metrics
@@ -15,7 +15,7 @@ from clustermeshd.kube import objects, resources
 from clustermeshd.kube.client import Client
 from clustermeshd.kube.writer import Writer, agrees
 from clustermeshd.model import names
-from clustermeshd.model.addresses import Point, Prefix
+from clustermeshd.model.addresses import Prefix, parse_point
 from clustermeshd.model.errors import MeshError
 from clustermeshd.plan import remotenodes
 from clustermeshd.plan.admission import LocalNetworks, allowed, host_prefix
@@ -57,10 +57,16 @@ class NodeMirror:
         plan = self.plans.get(peer)
         return plan.owned if plan is not None else frozenset()
 
-    def still_admits(self, peer: str, point: Point) -> bool:
-        """Whether ``peer``, which is not read now, may keep an address: it is not ours, and rules let it in."""
-        rules = allowed(self._peers[peer].configuration.spec.import_)
-        return self._networks.collision(host_prefix(point)) is None and rules.endpoint(point)
+    def still_admits(self, peer: str, texts: Iterable[str], family: int) -> bool:
+        """Whether ``peer``, which is not read now, may keep addresses: they are not ours, and rules let them in."""
+        rules, networks = allowed(self._peers[peer].configuration.spec.import_), self._networks
+        return all(
+            point is not None
+            and point.family == family
+            and networks.collision(host_prefix(point)) is None
+            and rules.endpoint(point)
+            for point in map(parse_point, texts)
+        )
 
     def replan(self) -> None:
         """Decides anew what every peer gets, and has it written."""

@@ -19,13 +19,12 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
-import aiohttp
 import msgspec
-from aiohttp.connector import NEEDS_CLEANUP_CLOSED
 
 from clustermeshd.kube import access as accesses
 from clustermeshd.kube import bodies, errors, objects
 from clustermeshd.kube.access import Access
+from clustermeshd.kube.http import aiohttp
 from clustermeshd.kube.leftout import Why
 from clustermeshd.kube.resources import Resource
 from clustermeshd.model.errors import MeshError
@@ -162,39 +161,49 @@ class Client:
         max_objects: int = 2_000_000,
         max_object_bytes: int = _MAX_BODY,
         on_skip: Callable[[str, Why], None] | None = None,
+        ahead: bool = False,
     ) -> AsyncIterator[objects.ObjectList[T]]:
         """A list, page by page (KEP-365): larger pages where objects are small, smaller ones where they are too large.
 
         ``on_skip`` gets key ("" where even that cannot be read) and reason of each object that is left out because
-        it does not decode or is larger than ``max_object_bytes``. A list that goes on without end is Rejected.
+        it does not decode or is larger than ``max_object_bytes``. A list that goes on without end is Rejected. With
+        ``ahead`` the next page is asked for while the caller looks at this one.
         """
-        query = _selectors(label_selector, field_selector)
+        path, query = resource.path(namespace), _selectors(label_selector, field_selector)
         decoder = msgspec.json.Decoder(objects.ObjectList[resource.type])  # type: ignore[name-defined]
         count = empty = 0
         may_grow = limit == _PAGE
-        while True:
-            try:
-                body = await self.request("GET", resource.path(namespace), query=query | {"limit": str(limit)})
-            except errors.TooLarge:
-                if limit == 1:
-                    raise
-                limit, may_grow = max(1, limit // 8), False
-                continue
-            page = bodies.page(body, resource, decoder, max_object_bytes, on_skip or bodies.log_skip(resource))
-            size = len(body)
-            del body
-            yield page
-            count += len(page.items or ())
-            empty = 0 if page.items else empty + 1
-            if not page.metadata.continue_:
-                return
-            if count > max_objects or empty > _MAX_EMPTY_PAGES:
-                raise errors.Rejected(
-                    "ListTooLong", f"{count} objects and no end", where=resource.kind, fix="is this a Kubernetes API?"
-                )
-            query["continue"] = page.metadata.continue_
-            if may_grow:
-                limit = max(_PAGE, min(_MOST_PAGE, _PAGE_BYTES * len(page.items or ()) // size))
+        asked: asyncio.Task[bytes] | None = None
+        try:
+            while True:
+                try:
+                    body = await (asked or self.request("GET", path, query=query | {"limit": str(limit)}))
+                except errors.TooLarge:
+                    if limit == 1:
+                        raise
+                    limit, may_grow, asked = max(1, limit // 8), False, None
+                    continue
+                asked = None
+                page = bodies.page(body, resource, decoder, max_object_bytes, on_skip or bodies.log_skip(resource))
+                found = len(page.items or ())
+                count, empty = count + found, 0 if found else empty + 1
+                if may_grow:
+                    limit = max(_PAGE, min(_MOST_PAGE, _PAGE_BYTES * found // len(body)))
+                del body
+                query["continue"] = page.metadata.continue_ or ""
+                is_endless = count > max_objects or empty > _MAX_EMPTY_PAGES
+                if ahead and page.metadata.continue_ and not is_endless:
+                    asked = asyncio.create_task(self.request("GET", path, query=query | {"limit": str(limit)}))
+                    await asyncio.sleep(0)  # it is on its way while this page is looked at
+                yield page
+                if not page.metadata.continue_:
+                    return
+                if is_endless:
+                    told = f"{count} objects and no end"
+                    raise errors.Rejected("ListTooLong", told, where=resource.kind, fix="is this a Kubernetes API?")
+        finally:
+            if asked is not None:
+                asked.cancel()  # one that has failed is no more told as never looked at, then
 
     async def apply(
         self,
@@ -433,7 +442,8 @@ class Client:
                 ssl=self._access.tls,
                 limit=_POOL,
                 socket_factory=_socket,
-                enable_cleanup_closed=NEEDS_CLEANUP_CLOSED,  # of a server that does not answer the end of a connection
+                # of a server that does not answer the end of a connection
+                enable_cleanup_closed=aiohttp.connector.NEEDS_CLEANUP_CLOSED,
             )
             self._session = aiohttp.ClientSession(
                 connector=connector,

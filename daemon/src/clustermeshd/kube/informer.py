@@ -272,7 +272,7 @@ class Informer(Generic[T]):
         self._is_full = self._is_over_budget = False
         self._noting = LeftOut()
         if self._share is not None:
-            self._share.listed = 0
+            self._share.no_list()
         found: dict[str, T] = {}
         kept: set[str] = set()  # what is listed and cannot be read: its last readable state stays
         version = ""
@@ -289,6 +289,7 @@ class Informer(Generic[T]):
             max_objects=4 * self._limits.objects,
             max_object_bytes=self._limits.object_bytes,
             on_skip=skip,
+            ahead=True,
         ):
             self._last_event = self._clock()
             for item in page.items or ():
@@ -331,7 +332,7 @@ class Informer(Generic[T]):
         self._replace(found, kept)
         self.left_out = self._noting
         if self._share is not None:
-            self._share.listed = 0
+            self._share.no_list()
         self._synced.set()
 
     def _replace(self, found: dict[str, T], kept: set[str]) -> None:

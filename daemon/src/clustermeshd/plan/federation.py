@@ -17,7 +17,6 @@ import msgspec
 
 from clustermeshd.kube import objects
 from clustermeshd.model import names
-from clustermeshd.model.addresses import Point, parse_point
 from clustermeshd.model.errors import Refused
 from clustermeshd.plan.packing import packed
 from clustermeshd.selector import Selector, parse
@@ -35,16 +34,16 @@ _GIVEN = objects.EndpointConditions(ready=True, serving=True, terminating=False)
 class Backing:
     """Slices of one cluster's backing Services; ``cluster`` is "" for the local one.
 
-    Those of a peer have ``entered``. ``owns`` tells whether an endpoint of the cluster may have an address; the local
-    cluster's are not asked about. ``owned`` is kept by the caller between plans, as long as ``owns`` answers alike:
-    the slices, by key, whose endpoints were all found to be the peer's.
+    Those of a peer have ``entered``. ``owns`` tells whether all texts are addresses, of that family, that endpoints of
+    the cluster may have; the local cluster's are not asked about. ``owned`` is kept by the caller between plans, as
+    long as ``owns`` answers alike: the slices, by key, whose endpoints were all found to be the peer's.
     ``is_written``: the slices are ours, of a peer that has not been read in this process's life. ``waits`` is what
     holds then for those that were marked as stale.
     """
 
     cluster: str
     slices: Iterable[objects.EndpointSlice]
-    owns: Callable[[Point], bool] = lambda _: True
+    owns: Callable[[Iterable[str], int], bool] = lambda *_: True
     stale: Stale = ""
     owned: dict[str, objects.EndpointSlice] = field(default_factory=dict)
     is_written: bool = False
@@ -261,8 +260,9 @@ def _admitted(
     known = backing.owned.pop(source.key, None)
     if known is None or not _have_same_addresses(known, source):
         family, owns = _FAMILY[source.address_type], backing.owns
-        is_own = [_owns_all(owns, e.addresses, family) for e in endpoints]
-        if not all(is_own):
+        fits = [0 < len(e.addresses) <= _MAX_ADDRESSES for e in endpoints]
+        if not (all(fits) and owns((text for e in endpoints for text in e.addresses), family)):
+            is_own = [fit and owns(e.addresses, family) for fit, e in zip(fits, endpoints, strict=True)]
             foreign = [e for e, own in zip(endpoints, is_own, strict=True) if not own]
             refused = (", ".join(e.addresses[:2]) or "no address" for e in foreign)
             made.refused.setdefault(backing.cluster, []).extend(refused)
@@ -285,15 +285,6 @@ def _have_same_addresses(one: objects.EndpointSlice, other: objects.EndpointSlic
         and len(ours) == len(theirs)
         and all(a.addresses == b.addresses for a, b in zip(ours, theirs, strict=True))
     )
-
-
-def _owns_all(owns: Callable[[Point], bool], addresses: tuple[str, ...], family: int) -> bool:
-    """Whether an endpoint has addresses, all of the slice's family and the peer's to give."""
-    for text in addresses:
-        point = parse_point(text)
-        if point is None or point.family != family or not owns(point):
-            return False
-    return 0 < len(addresses) <= _MAX_ADDRESSES
 
 
 def _slices(service: objects.Service, piece: _Piece) -> Iterator[tuple[str, objects.EndpointSlice]]:
