@@ -3,7 +3,8 @@
 Two listening sockets, route netlink and nftables. Pod churn passes by on the same groups (a veth with its addresses
 and some rules for each pod), so only messages about our devices, table, protocol and nftables table count, and those
 about the underlay: its links with their addresses, and addresses that are the node's or may be chosen, wherever they
-appear. A socket that overran has missed something: that counts as a change too, and costs one resync.
+appear. What we write ourselves we do not hear of, FDB entries excepted, of which the kernel does not say who wrote
+them. A socket that overran has missed something: that counts as a change too, and costs one resync.
 """
 
 from __future__ import annotations
@@ -38,9 +39,8 @@ class Monitor:
         own_ports: frozenset[int],
         planned: Callable[[FdbEntry], FdbEntry | None] = lambda _: None,
     ) -> None:
-        """``planned``: the entry that is wanted where that one is; the kernel does not say who wrote an FDB entry."""
+        """``planned``: the FDB entry that is wanted where that one is."""
         self._settings, self._planned = settings, planned
-        self._own_ports = own_ports
         self._names = {settings.device_of(family) for family in (4, 6)}
         self._watched: frozenset[int] = frozenset()
         self._devices: dict[str, int] = {}  # ours
@@ -48,6 +48,7 @@ class Monitor:
         self._route = Netlink(groups=_ROUTE_GROUPS)
         self._nft = Netlink(NFNETLINK, groups=(_NFT_GROUP,))
         for listener in self.sockets:
+            listener.ignore(own_ports)
             listener.socket.setblocking(False)
 
     @property
@@ -74,7 +75,7 @@ class Monitor:
             try:
                 while True:
                     for message in listener.receive():
-                        concerns = concerns or (message.port not in self._own_ports and is_ours(message))
+                        concerns = concerns or is_ours(message)
             except BlockingIOError:
                 continue
             except (RepliesLost, Retriable):

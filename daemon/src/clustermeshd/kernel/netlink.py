@@ -11,6 +11,7 @@ All calls block; the agent makes them in its kernel thread.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import socket
@@ -37,6 +38,9 @@ _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _ERROR, _DONE, _OVERRUN = 2, 3, 4
 _F_REQUEST, _F_ACK, _F_DUMP, _F_DUMP_INTR, _F_CAPPED, _F_ACK_TLVS = 0x01, 0x04, 0x300, 0x10, 0x100, 0x200
 _NLMSGERR_MSG = 1
+_PORT: Final = struct.Struct("=I")
+_PORT_AT: Final = 12  # in nlmsghdr
+_SO_ATTACH_FILTER, _BPF_LOAD_WORD, _BPF_JUMP_EQUAL, _BPF_RETURN = 26, 0x20, 0x15, 0x06
 NESTED: Final = 0x8000
 REPLACE: Final = 0x100 | 0x400  # NLM_F_REPLACE | NLM_F_CREATE
 CREATE: Final = 0x200 | 0x400  # NLM_F_EXCL | NLM_F_CREATE
@@ -135,6 +139,20 @@ class Netlink:
 
     def close(self) -> None:
         self.socket.close()
+
+    def ignore(self, ports: Iterable[int]) -> None:
+        """Never hear of what sockets with these port ids caused: the kernel drops it (SO_ATTACH_FILTER, socket(7)).
+
+        A classic filter: load the port id of the (first) message, which it reads as big-endian; drop one of these.
+        """
+        unwanted = [int.from_bytes(_PORT.pack(port), "big") for port in ports]
+        count = len(unwanted)
+        program = [(_BPF_LOAD_WORD, 0, 0, _PORT_AT)]
+        program += [(_BPF_JUMP_EQUAL, count - i, 0, port) for i, port in enumerate(unwanted)]
+        program += [(_BPF_RETURN, 0, 0, 0xFFFFFFFF), (_BPF_RETURN, 0, 0, 0)]
+        code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in program))
+        whole = struct.pack("@HP", len(program), ctypes.addressof(code))
+        self.socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, whole)
 
     def request(self, request: Request) -> None:
         """Send one message and wait for its acknowledgement."""
