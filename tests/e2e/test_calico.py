@@ -240,7 +240,7 @@ def test_a_switch_to_the_underlay_brings_calico_a_pool_and_the_way_back_takes_it
     theirs = pools(west)
     scenario.playbook(meshed, switch, "-e", "mesh_overlay=Disabled")
     made = {cidr: settings for cidr, settings in pools(west).items() if cidr not in theirs}
-    assert made == dict.fromkeys(east.pod_cidrs, off)
+    assert made == {cidr: off for node in east.nodes.values() for cidr in node.pod_cidrs}
     assert_way(meshed, west, by_overlay=False)
     for node in west.nodes.values():
         scenario.until("Felix masquerades nothing to them", lambda node=node: set(made) <= not_masqueraded(node))
