@@ -18,6 +18,7 @@ WRITTEN = Counter({(f"clustermesh.core.{role}", cluster): 1 for role in ROLES fo
 # on a node the daemon is laid down and started
 WRITTEN |= Counter({("clustermesh.core.mesh_daemon", node): 2 for node in ("east-n1", "west-n1")})
 SCENARIOS = sorted(file.parent.name for file in ROOT.glob("molecule/*/molecule.yml"))
+QUICK = ("mesh_access", "policy_drift")  # beside `default`, what every run of the tests has time for
 
 
 def changes(output: str, scenario: str, action: str) -> list[tuple[str, str]]:
@@ -68,8 +69,10 @@ def test_the_default_scenario_predicts_its_changes_converges_is_idempotent_verif
 
 
 @pytest.mark.lab
-@pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("scenario", [name for name in SCENARIOS if name != "default"])
+@pytest.mark.parametrize(
+    "scenario",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in SCENARIOS if name != "default"],
+)
 def test_a_scenario_of_the_life_of_a_mesh(scenario: str):
     run(scenario)
