@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from clustermeshd.controller.connection import Connection
 from clustermeshd.controller.events import Events
@@ -34,7 +34,6 @@ _LOG = logging.getLogger(__name__)
 
 _SETTLE_S = 0.05  # a burst of events becomes one reconcile
 _RETRY_S = 1.0
-_MAX_RETRY_S = 8.0
 _MAX_REST_S = 2.0
 _STATUS_PERIOD_S = 5.0
 _STUCK_S = 120.0  # a loop that has not turned for this long is reported dead
@@ -60,7 +59,7 @@ class Mesh:
         self._dirty_configurations = True
         self._dirty_nodes = True
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._failures: dict[str, int] = {}  # in a row, of each kind of work
+        self._failing: set[str] = set()  # peers whose status was not written when it last was to be
         self._node_names: frozenset[str] = frozenset()
         self._in_force: dict[str, tuple[Connection | None, frozenset[Prefix]]] = {}
         self._cluster_id = ""
@@ -216,26 +215,18 @@ class Mesh:
                 self._federator.in_force(name, peer.connection, Ranges(admitted[1]))
 
     async def _try_status(self, name: str, configuration: objects.RemoteClusterConfiguration) -> None:
-        await self._try(
-            f"status of {name}", lambda: self._status.reconcile(name, configuration), self._configurations_changed
-        )
-
-    async def _try(self, what: str, work: Callable[[], Awaitable[None]], again: Callable[[], None]) -> None:
-        """Runs a reconcile; one that fails is logged, counted and tried again, and stops no other."""
+        """One that fails is logged and counted, and stops no other; all are written again with the next tick."""
         started = time.monotonic()
         try:
-            await work()
+            await self._status.reconcile(name, configuration)
         except MeshError as error:
-            self._metrics.errors.labels(what.split()[0], reason_of(error)).inc()
-            failures = self._failures[what] = self._failures.get(what, 0) + 1
-            _LOG.log(logging.WARNING if failures == 1 else logging.DEBUG, "%s: %s", what, error)
-            pause_s = min(_MAX_RETRY_S, _RETRY_S * 2 ** min(failures - 1, 10))
-            asyncio.get_running_loop().call_later(pause_s, again)
+            self._metrics.errors.labels("status", reason_of(error)).inc()
+            _LOG.log(logging.DEBUG if name in self._failing else logging.WARNING, "status of %s: %s", name, error)
+            self._failing.add(name)
         else:
-            if self._failures.pop(what, 0) > 1:
-                _LOG.info("%s: well again", what)
+            self._failing.discard(name)
         finally:
-            self._metrics.reconcile.labels(what.split()[0]).observe(time.monotonic() - started)
+            self._metrics.reconcile.labels("status").observe(time.monotonic() - started)
 
     # ---- peers
 
@@ -248,6 +239,7 @@ class Mesh:
             self._tasks.pop(name).cancel()
             self._metrics.forget(name)
             self._in_force.pop(name, None)
+            self._failing.discard(name)
             self._federator.forget(name)
             self._dirty_nodes = True
             for other in self.peers.values():
