@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -157,10 +156,11 @@ async def test_a_peer_that_is_removed_while_what_stands_of_it_is_read_ends_nothi
         if f"{names.REMOTE_CLUSTER}=west" in (options.get("label_selector") or "") and not removed:
             removed.append(found)
             await delete(east, configuration("west", "west"))
-            async with asyncio.timeout(15):
-                while not meshes or "west" in meshes[0].peers:  # noqa: ASYNC110  # the mesh does it
-                    await asyncio.sleep(0.05)
+            await eventually(is_closed)
         return found
+
+    async def is_closed():
+        return meshes and "west" not in meshes[0].peers
 
     monkeypatch.setattr(Client, "list", slowly)
     async with controller(api) as (mesh, _):

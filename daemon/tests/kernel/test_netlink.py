@@ -23,6 +23,7 @@ from clustermeshd.kernel.state import (
     FdbEntry,
     Neighbour,
     Nexthop,
+    NftChange,
     Route,
     address_text,
     mac_text,
@@ -291,8 +292,14 @@ def test_monitor_ignores_pods_that_come_and_go_and_our_own_writes(mesh: Topology
     route = next(iter(mesh.a.observe().marked.routes.values()))
     assert mesh.a.kernel.apply(Changes(routes=Delta((), (route,)))).failures == ()
     assert mesh.a.kernel.apply(Changes(routes=Delta((route,)))).failures == ()
-    with pytest.raises(BlockingIOError):  # nobody wakes for it
-        monitor.sockets[0].receive()
+    table = mesh.a.observe().marked.nft
+    elements = {"remote_pods4": table.elements["remote_pods4"]}
+    assert mesh.a.kernel.apply(Changes(nft=NftChange(table, remove=elements))).failures == ()
+    assert mesh.a.kernel.apply(Changes(nft=NftChange(table, add=elements))).failures == ()
+    for listener in monitor.sockets:
+        with pytest.raises(BlockingIOError):  # nobody wakes for it
+            listener.receive()
+    assert not monitor.drain()
 
 
 @pytest.mark.parametrize(

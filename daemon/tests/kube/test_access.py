@@ -317,10 +317,11 @@ print(asyncio.run({call}).server, "kubernetes" in sys.modules)"""
     assert done.stdout.split() == [document["clusters"][0]["cluster"]["server"], "False"]
 
 
-def test_what_comes_over_http_knows_no_roots_of_the_system_and_programs_see_theirs(api):
-    program = """
-import asyncio, os, sys
-from clustermeshd.kube.http import aiohttp
+@pytest.mark.parametrize("process", ["agent.main", "controller.main", "cli.session"])
+def test_what_comes_over_http_knows_no_roots_of_the_system_and_programs_see_theirs(api, process):
+    program = f"import clustermeshd.{process}"
+    program += """
+import asyncio, os, sys, aiohttp
 names = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 print({name: os.environ[name] for name in names if name in os.environ})
 async def main():

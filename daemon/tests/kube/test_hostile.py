@@ -268,7 +268,8 @@ async def test_pages_without_end_are_refused_and_empty_nothing(items):
         (3_000, 1 << 18, [100, 12, 12, 12]),  # the first is no answer that anybody holds
     ],
 )
-async def test_pages_grow_where_objects_are_small(monkeypatch, length, most, expected):
+@pytest.mark.parametrize("ahead", [False, True])
+async def test_pages_grow_where_objects_are_small(monkeypatch, length, most, expected, ahead):
     asked = []
 
     async def some(request):
@@ -279,9 +280,28 @@ async def test_pages_grow_where_objects_are_small(monkeypatch, length, most, exp
     monkeypatch.setattr(client_module, "_MAX_BODY", most)
     async with hostile() as server, client(server) as to:
         server.on_list = some
-        async for _ in to.pages(CONFIG_MAPS):
+        async for _ in to.pages(CONFIG_MAPS, ahead=ahead):
             pass
     assert asked == expected
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+async def test_a_page_that_has_become_too_large_is_asked_for_again_in_part(monkeypatch, ahead):
+    asked, names = [], []
+
+    async def some(request):
+        asked.append((request.query.get("continue"), int(request.query["limit"])))
+        length = 10 if len(asked) == 1 else 3_000
+        items = (config_map(f"c{len(asked)}-{i}", data={"a": "a" * length}) for i in range(asked[-1][1]))
+        return page(*items, more=str(len(asked)) if len(asked) < 4 else "")
+
+    monkeypatch.setattr(client_module, "_MAX_BODY", 1 << 20)
+    async with hostile() as server, client(server) as to:
+        server.on_list = some
+        async for found in to.pages(CONFIG_MAPS, ahead=ahead):
+            names += [item.metadata.name for item in found.items]
+    assert asked == [(None, 100), ("1", 500), ("1", 62), ("3", 62)]
+    assert len(names) == len(set(names)) == 224
 
 
 @pytest.mark.parametrize(("ahead", "lists"), [(False, 1), (True, 2)])

@@ -332,8 +332,8 @@ def test_addresses_that_were_judged_are_not_judged_again_until_they_change():
     asked = []
 
     def owns(texts, family):
-        asked.append(list(texts))
-        return all(text.startswith("10.2.") for text in asked[-1])
+        asked.extend(texts)
+        return all(text.startswith("10.2.") for text in texts)
 
     def planned(piece):
         backing = federation.Backing("west", [piece], owns, owned=known)
@@ -343,10 +343,10 @@ def test_addresses_that_were_judged_are_not_judged_again_until_they_change():
     known = {}
     given = entered(slice_of("reviews-23", "10.2.0.5", "10.2.0.6"), "west")
     assert planned(given) == (["10.2.0.5", "10.2.0.6"], {})
-    assert asked == [["10.2.0.5", "10.2.0.6"]]
+    assert asked == ["10.2.0.5", "10.2.0.6"]
     unready = entered(slice_of("reviews-23", "10.2.0.5", "10.2.0.6", ready=False), "west")
     assert planned(given) == planned(unready) == (["10.2.0.5", "10.2.0.6"], {})
-    assert len(asked) == 1
+    assert len(asked) == 2
     moved = entered(slice_of("reviews-23", "10.2.0.5", "10.3.0.6"), "west")
     for _ in range(2):
         assert planned(moved) == (["10.2.0.5"], {"west": ["10.3.0.6"]})

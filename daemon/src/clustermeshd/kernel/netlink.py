@@ -38,7 +38,6 @@ _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _ERROR, _DONE, _OVERRUN = 2, 3, 4
 _F_REQUEST, _F_ACK, _F_DUMP, _F_DUMP_INTR, _F_CAPPED, _F_ACK_TLVS = 0x01, 0x04, 0x300, 0x10, 0x100, 0x200
 _NLMSGERR_MSG = 1
-_PORT: Final = struct.Struct("=I")
 _PORT_AT: Final = 12  # in nlmsghdr
 _SO_ATTACH_FILTER, _BPF_LOAD_WORD, _BPF_JUMP_EQUAL, _BPF_RETURN = 26, 0x20, 0x15, 0x06
 NESTED: Final = 0x8000
@@ -145,7 +144,7 @@ class Netlink:
 
         A classic filter: load the port id of the (first) message, which it reads as big-endian; drop one of these.
         """
-        unwanted = [int.from_bytes(_PORT.pack(port), "big") for port in ports]
+        unwanted = [socket.htonl(port) for port in ports]
         count = len(unwanted)
         program = [(_BPF_LOAD_WORD, 0, 0, _PORT_AT)]
         program += [(_BPF_JUMP_EQUAL, count - i, 0, port) for i, port in enumerate(unwanted)]

@@ -43,7 +43,6 @@ class Share:
         self._budget = budget
         self.held = 0
         self.listed = 0
-        self._weights: dict[int, int] = {}  # by id of what was listed and still waits to be held
 
     @property
     def bytes(self) -> int:
@@ -53,18 +52,12 @@ class Share:
     def limit_bytes(self) -> int:
         return self._budget.limit_bytes
 
-    def no_list(self) -> None:
-        """No list goes on: the one before has ended, or begins anew."""
-        self.listed = 0
-        self._weights.clear()
-
     def list(self, thing: objects.Object) -> bool:
         """Counts an object that was listed; False where there is no room for it."""
         size = weight(thing)
         if self._budget.used_bytes - self.bytes + max(self.held, self.listed + size) > self._budget.limit_bytes:
             return False
         self.listed += size
-        self._weights[id(thing)] = size
         return True
 
     def swap(self, old: objects.Object | None, new: objects.Object | None, *, is_listed: bool = False) -> bool:
@@ -72,8 +65,7 @@ class Share:
 
         What ``is_listed`` was counted before, and has room.
         """
-        size = 0 if new is None else self._weights.pop(id(new)) if is_listed else weight(new)
-        change = size - (0 if old is None else weight(old))
+        change = (0 if new is None else weight(new)) - (0 if old is None else weight(old))
         grown = max(self.held + change, self.listed)
         if change > 0 and not is_listed and self._budget.used_bytes - self.bytes + grown > self._budget.limit_bytes:
             return False

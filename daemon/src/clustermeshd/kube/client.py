@@ -14,7 +14,7 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, TypeVar
@@ -169,15 +169,19 @@ class Client:
         it does not decode or is larger than ``max_object_bytes``. A list that goes on without end is Rejected. With
         ``ahead`` the next page is asked for while the caller looks at this one.
         """
-        path, query = resource.path(namespace), _selectors(label_selector, field_selector)
+        query = _selectors(label_selector, field_selector)
         decoder = msgspec.json.Decoder(objects.ObjectList[resource.type])  # type: ignore[name-defined]
         count = empty = 0
         may_grow = limit == _PAGE
         asked: asyncio.Task[bytes] | None = None
+
+        def ask() -> Coroutine[Any, Any, bytes]:
+            return self.request("GET", resource.path(namespace), query=query | {"limit": str(limit)})
+
         try:
             while True:
                 try:
-                    body = await (asked or self.request("GET", path, query=query | {"limit": str(limit)}))
+                    body = await (asked or ask())
                 except errors.TooLarge:
                     if limit == 1:
                         raise
@@ -190,13 +194,13 @@ class Client:
                 if may_grow:
                     limit = max(_PAGE, min(_MOST_PAGE, _PAGE_BYTES * found // len(body)))
                 del body
-                query["continue"] = page.metadata.continue_ or ""
+                query["continue"] = more = page.metadata.continue_ or ""
                 is_endless = count > max_objects or empty > _MAX_EMPTY_PAGES
-                if ahead and page.metadata.continue_ and not is_endless:
-                    asked = asyncio.create_task(self.request("GET", path, query=query | {"limit": str(limit)}))
+                if ahead and more and not is_endless:
+                    asked = asyncio.create_task(ask())
                     await asyncio.sleep(0)  # it is on its way while this page is looked at
                 yield page
-                if not page.metadata.continue_:
+                if not more:
                     return
                 if is_endless:
                     told = f"{count} objects and no end"

@@ -272,7 +272,7 @@ class Informer(Generic[T]):
         self._is_full = self._is_over_budget = False
         self._noting = LeftOut()
         if self._share is not None:
-            self._share.no_list()
+            self._share.listed = 0
         found: dict[str, T] = {}
         kept: set[str] = set()  # what is listed and cannot be read: its last readable state stays
         version = ""
@@ -332,7 +332,7 @@ class Informer(Generic[T]):
         self._replace(found, kept)
         self.left_out = self._noting
         if self._share is not None:
-            self._share.no_list()
+            self._share.listed = 0
         self._synced.set()
 
     def _replace(self, found: dict[str, T], kept: set[str]) -> None:

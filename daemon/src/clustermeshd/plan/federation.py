@@ -260,9 +260,8 @@ def _admitted(
     known = backing.owned.pop(source.key, None)
     if known is None or not _have_same_addresses(known, source):
         family, owns = _FAMILY[source.address_type], backing.owns
-        fits = [0 < len(e.addresses) <= _MAX_ADDRESSES for e in endpoints]
-        if not (all(fits) and owns((text for e in endpoints for text in e.addresses), family)):
-            is_own = [fit and owns(e.addresses, family) for fit, e in zip(fits, endpoints, strict=True)]
+        is_own = [0 < len(e.addresses) <= _MAX_ADDRESSES and owns(e.addresses, family) for e in endpoints]
+        if not all(is_own):
             foreign = [e for e, own in zip(endpoints, is_own, strict=True) if not own]
             refused = (", ".join(e.addresses[:2]) or "no address" for e in foreign)
             made.refused.setdefault(backing.cluster, []).extend(refused)
