@@ -23,7 +23,7 @@ from agent_process import Agent, until
 from agent_site import Site
 from clustermeshd.agent import dataplane
 from clustermeshd.agent.dataplane import KernelThread, Reconciler
-from clustermeshd.agent.engine import Inputs, Outcome, Pending
+from clustermeshd.agent.engine import Deaf, Inputs, Outcome, Pending
 from clustermeshd.agent.metrics import Metrics
 from clustermeshd.kernel.netlink import NetlinkError
 from clustermeshd.kernel.state import KINDS
@@ -322,9 +322,9 @@ async def rounds_while_the_node_is_gone(node: MeshNode, strange: RemoteNode, pla
         asked.append("quick" if outcome else "refused")
         return outcome
 
-    def recorded_whole(inputs: Inputs, *, is_repair: bool) -> Outcome:
+    def recorded_whole(inputs: Inputs, *, is_repair: bool, deaf: Deaf) -> Outcome:
         asked.append("whole")
-        return whole(inputs, is_repair=is_repair)
+        return whole(inputs, is_repair=is_repair, deaf=deaf)
 
     thread.engine.quick, thread.engine.whole = recorded_quick, recorded_whole
     outcomes: asyncio.Queue[Outcome] = asyncio.Queue()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import msgspec
 import pytest
@@ -46,6 +47,20 @@ def engine(nodes: Topology) -> Iterator[Engine]:
 
 def inputs(nodes: Topology, version: int = 1, *more: RemoteNode) -> Inputs:
     return Inputs(nodes.a.local, (*nodes.a.remotes, *more), version)
+
+
+def test_what_happens_while_nobody_listens_is_repaired_by_the_same_round(nodes: Topology, engine: Engine) -> None:
+    times = []
+
+    @contextmanager
+    def deaf() -> Iterator[None]:
+        yield
+        times.append(nodes.a.space.run("ip", "route", "del", "10.92.1.0/24", "table", "4097"))
+
+    outcome = nodes.a.space.call(lambda: engine.whole(inputs(nodes), deaf=deaf))
+    assert [len(changes.routes.put) for changes in outcome.written] == [2, 1]
+    assert len(times) == 1  # what is repaired may be followed by no look: it is listened to
+    assert "10.92.1.0/24" in nodes.a.space.run("ip", "route", "show", "table", "4097")
 
 
 def test_any_damage_to_a_kernel_that_was_as_wanted_is_seen_and_repaired(nodes: Topology, engine: Engine) -> None:

@@ -270,6 +270,20 @@ def test_monitor_tells_of_changes_that_concern_us(mesh: Topology, monitor: Monit
     assert monitor.drain()
 
 
+def test_a_deaf_monitor_hears_nothing_and_then_hears_again(mesh: Topology, monitor: Monitor) -> None:
+    damage = ("ip route del 10.92.1.0/24 table 4097", "nft flush chain inet clustermesh clamp")
+    with monitor.deaf():
+        for command in damage:
+            mesh.a.space.run(*command.split())
+        assert not monitor.drain()
+    assert not monitor.drain()
+    mesh.a.reconcile()
+    for command in damage:
+        monitor.drain()
+        mesh.a.space.run(*command.split())
+        assert monitor.drain(), command
+
+
 def test_monitor_ignores_pods_that_come_and_go_and_our_own_writes(mesh: Topology, monitor: Monitor) -> None:
     mesh.a.space.batch("""
         link add veth9 type veth peer name veth8

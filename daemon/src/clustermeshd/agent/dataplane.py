@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Protocol, TypeVar
 
 from clustermeshd.agent.engine import Engine, Inputs, Outcome, Pending
@@ -150,7 +151,8 @@ class Reconciler:
         return outcome
 
     def _whole(self, inputs: Inputs, is_repair: bool) -> Outcome:  # runs in the kernel thread
-        return self._thread.engine.whole(inputs, is_repair=is_repair)
+        deaf = nullcontext if self._monitor is None else self._monitor.deaf
+        return self._thread.engine.whole(inputs, is_repair=is_repair, deaf=deaf)
 
     async def _quick(self) -> bool:
         """Carry over the nodes that changed; False where a whole round must see to it."""

@@ -11,8 +11,8 @@ import ctypes
 import dataclasses
 import gc
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -31,6 +31,8 @@ from clustermeshd.plan.overlay_status import Summary, summary
 _LOG = logging.getLogger(__name__)
 _PASSES = 3  # a device made anew changes what the kernel holds; look again until nothing differs
 _LINES = 20  # changes of one round that are logged one by one
+
+Deaf = Callable[[], AbstractContextManager[None]]
 
 
 class Pending(NamedTuple):
@@ -145,14 +147,17 @@ class Engine:
         beside = dataclasses.replace(around, links=links, addresses=theirs)
         return beside, kept, bool(around.foreign_routes and marked.rules), bool(around.rival_vxlans and marked.devices)
 
-    def whole(self, inputs: Inputs, *, is_repair: bool = False) -> Outcome:
-        """Write until nothing differs, or until writing fails."""
+    def whole(self, inputs: Inputs, *, is_repair: bool = False, deaf: Deaf = nullcontext) -> Outcome:
+        """Write until nothing differs, or until writing fails.
+
+        Who listens to the kernel may be ``deaf`` while the bulk is written: the look that follows misses nothing.
+        """
         with _undisturbed():
-            outcome = self._whole(inputs, is_repair=is_repair)
+            outcome = self._whole(inputs, is_repair=is_repair, deaf=deaf)
         _trim()
         return outcome
 
-    def _whole(self, inputs: Inputs, *, is_repair: bool) -> Outcome:
+    def _whole(self, inputs: Inputs, *, is_repair: bool, deaf: Deaf) -> Outcome:
         written: list[Changes] = []
         failures: tuple[Failure, ...] = ()
         self._is_in_force = False
@@ -162,7 +167,9 @@ class Engine:
             if not changes:
                 self._is_in_force = True
                 break
-            took, failures = self._apply(wanted, changes, is_repair=is_repair and attempt == 0)
+            is_first = attempt == 0
+            with deaf() if is_first else nullcontext():  # no look follows the last
+                took, failures = self._apply(wanted, changes, is_repair=is_repair and is_first)
             written += [took] if took else []
             if failures:
                 wanted, state, _ = self.compare(inputs)

@@ -17,6 +17,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Final, Generic, NamedTuple, TypeVar
 
@@ -33,7 +34,7 @@ _TIMEOUT_S: Final = 10.0
 _SOCKET_GONE: Final = frozenset({errno.EBADF, errno.ENOTSOCK})
 
 # linux/netlink.h
-_SOL_NETLINK, _ADD_MEMBERSHIP, _CAP_ACK, _EXT_ACK, _STRICT = 270, 1, 10, 11, 12
+_SOL_NETLINK, _ADD_MEMBERSHIP, _DROP_MEMBERSHIP, _CAP_ACK, _EXT_ACK, _STRICT = 270, 1, 2, 10, 11, 12
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _ERROR, _DONE, _OVERRUN = 2, 3, 4
 _F_REQUEST, _F_ACK, _F_DUMP, _F_DUMP_INTR, _F_CAPPED, _F_ACK_TLVS = 0x01, 0x04, 0x300, 0x10, 0x100, 0x200
@@ -133,8 +134,20 @@ class Netlink:
         self.socket.settimeout(_TIMEOUT_S)
         self.socket.bind((self.port, 0))
         self.port = self.socket.getsockname()[0]
+        self._change_groups(_ADD_MEMBERSHIP)
+
+    def _change_groups(self, option: int) -> None:
         for group in self._groups:
-            self.socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
+            self.socket.setsockopt(_SOL_NETLINK, option, group)
+
+    @contextmanager
+    def deaf(self) -> Iterator[None]:
+        """In no group meanwhile: what happens is not told, nor made ready to be told where nobody else listens."""
+        self._change_groups(_DROP_MEMBERSHIP)
+        try:
+            yield
+        finally:
+            self._change_groups(_ADD_MEMBERSHIP)
 
     def close(self) -> None:
         self.socket.close()
