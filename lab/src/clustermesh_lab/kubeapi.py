@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -52,17 +53,30 @@ class Api:
         return http.client.HTTPSConnection(address.hostname or "", address.port, timeout=timeout_s, context=context)
 
     def raw(self, method: str, path: str, body: str | None = None, content_type: str = "application/json") -> str:
-        """One call; the text of the answer. Raises ApiError for a refusal, OSError when nobody answers."""
+        """One call; the text of the answer. Raises ApiError for a refusal, OSError when nobody answers.
+
+        A server that says when to ask again (429, RFC 6585: one that has just started does) is asked again.
+        """
+        deadline = time.monotonic() + self.timeout_s
+        while True:
+            answer, text = self._ask(method, path, body, content_type)
+            if answer.status < 400:
+                return text
+            pause_s = int(answer.getheader("Retry-After", "1"))
+            if answer.status != http.client.TOO_MANY_REQUESTS or time.monotonic() + pause_s > deadline:
+                raise ApiError(answer.status, path, text)
+            time.sleep(pause_s)
+
+    def _ask(
+        self, method: str, path: str, body: str | None, content_type: str
+    ) -> tuple[http.client.HTTPResponse, str]:
         connection = self._connection(self.timeout_s)
         try:
             connection.request(method, path, body, {"Content-Type": content_type, "Accept": "application/json"})
             answer = connection.getresponse()
-            text = answer.read().decode()
+            return answer, answer.read().decode()
         finally:
             connection.close()
-        if answer.status >= 400:
-            raise ApiError(answer.status, path, text)
-        return text
 
     def get(self, path: str) -> JSON:
         """GET as JSON."""
