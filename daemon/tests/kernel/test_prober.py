@@ -15,7 +15,7 @@ from clustermeshd.agent.prober import Prober
 from clustermeshd.model.settings import Probing
 from clustermeshd.plan.diff import diff
 from clustermeshd.plan.overlay import Overlay
-from clustermeshd.plan.paths import Target
+from clustermeshd.plan.paths import TURNS, Target
 from kernel_topology import MeshNode, Namespace, Topology
 from kernel_traffic import Sink, send_tcp
 
@@ -29,7 +29,10 @@ class Running:
 
     def __init__(self, node: MeshNode, targets: list[Target], settings: Probing = QUICK) -> None:
         self.targets, self.metrics = targets, Metrics()
-        self.prober = Prober(settings, lambda: self.targets, metrics=self.metrics, on_change=lambda: None)
+        self.looks = 0
+        self.prober = Prober(
+            settings, self._look, lambda: tuple(self.targets), metrics=self.metrics, on_change=lambda: None
+        )
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: node.space.call(lambda: asyncio.run(self._run())))
         self._thread.start()
@@ -43,6 +46,10 @@ class Running:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+
+    def _look(self) -> list[Target]:
+        self.looks += 1
+        return self.targets
 
     def close(self) -> None:
         self._stop.set()
@@ -95,6 +102,20 @@ def test_a_path_broken_in_one_direction_is_told_from_both_ends_and_recovers(
     mesh.router.run("nft", "delete", "table", "ip", "cut")
     a.until(BOTH)
     b.until(BOTH)
+
+
+def test_remote_nodes_are_looked_through_when_they_change_and_when_another_has_its_turn(
+    probers: tuple[Topology, Running, Running],
+) -> None:
+    _, a, _ = probers
+    a.until(BOTH)
+    sent = a.metrics.probes.labels("sent")._value
+    looks, before = a.looks, sent.get()
+    while (rounds := (sent.get() - before) / 4) < 2 * TURNS:  # a small and a large one to two addresses
+        time.sleep(0.02)
+    assert 1 <= a.looks - looks <= rounds / TURNS + 1
+    a.targets = targets("a", {4: 1450})
+    a.until({4: ("reachable", "Answered")})
 
 
 def test_without_the_other_end_nothing_is_claimed_to_work(mesh: Topology) -> None:

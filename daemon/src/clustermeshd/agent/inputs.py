@@ -61,6 +61,11 @@ class ClusterInputs:
         return bool(self._cluster_id) and listed
 
     @property
+    def version(self) -> int:
+        """Another one whenever an input has changed."""
+        return self._version
+
+    @property
     def node(self) -> objects.Node | None:
         return self._nodes.store.get(self._node_name)
 

@@ -150,7 +150,13 @@ class _Process:
             inputs.see_paths(prober.mtus())
             writer.wake()
 
-        prober = Prober(probing, lambda: inputs.targets(self._mtus), metrics=self._metrics, on_change=on_paths)
+        prober = Prober(
+            probing,
+            lambda: inputs.targets(self._mtus),
+            lambda: (inputs.version, self._mtus),
+            metrics=self._metrics,
+            on_change=on_paths,
+        )
         summary = prober.summary if probing.sample else lambda: None
         writer = StatusWriter(client, self._options.node_name, lambda: inputs.node, summary)
 

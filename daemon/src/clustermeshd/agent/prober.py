@@ -25,7 +25,7 @@ from typing import Final
 
 from clustermeshd.agent.metrics import Metrics
 from clustermeshd.model.settings import Probing
-from clustermeshd.plan.paths import STATES, Path, PathSummary, Result, Target, sample, summarise
+from clustermeshd.plan.paths import STATES, TURNS, Path, PathSummary, Result, Target, sample, summarise
 from clustermeshd.runtime.rate import Rate
 
 _LOG = logging.getLogger(__name__)
@@ -51,17 +51,25 @@ class _Round:
 
 
 class Prober:
-    """``targets`` gives the remote nodes' tunnel addresses now; ``on_change`` hears when a state changed."""
+    """``targets`` gives the remote nodes' tunnel addresses now; ``on_change`` hears when a state changed.
+
+    ``version`` is another value when ``targets`` may give others: to look at ten thousand takes 0.1 s.
+    """
 
     def __init__(
         self,
         settings: Probing,
         targets: Callable[[], Sequence[Target]],
+        version: Callable[[], object],
         *,
         metrics: Metrics,
         on_change: Callable[[], None],
     ) -> None:
-        self._settings, self._targets, self._metrics, self._on_change = settings, targets, metrics, on_change
+        self._settings, self._targets, self._version = settings, targets, version
+        self._metrics, self._on_change = metrics, on_change
+        self._looked_at: object = None
+        self._chosen: dict[tuple[str, str, int], Target] = {}
+        self._local: Collection[str] = ()  # own tunnel addresses
         self._paths: dict[tuple[str, str, int], Path] = {}
         self._sockets: dict[str, socket.socket] = {}
         self._session = secrets.randbits(64)
@@ -95,29 +103,31 @@ class Prober:
 
     async def _round(self) -> None:
         bad = {key for key, path in self._paths.items() if path.is_bad}
-        picked, again, local, self._known = await asyncio.to_thread(self._look, self._turn, bad)
-        self._bind(local)
+        guest = self._turn // TURNS
+        wanted = self._version(), guest, bad
+        if wanted != self._looked_at:
+            self._chosen, self._local, self._known = await asyncio.to_thread(self._look, guest, bad)
+            self._looked_at = wanted
+        self._bind(self._local)
         since = time.monotonic() - _HEARD_ROUNDS * self._settings.interval_s
         self._heard = {source: at for source, at in self._heard.items() if at > since and source in self._known}
         self._answers_to = {source: rate for source, rate in self._answers_to.items() if source in self._known}
         self._turn += 1
-        chosen = {target.key: target for target in (*picked, *again)}
-        self._paths = {key: path for key, path in self._paths.items() if key in chosen}
-        await self._probe(list(chosen.values()))
+        self._paths = {key: path for key, path in self._paths.items() if key in self._chosen}
+        await self._probe(list(self._chosen.values()))
 
     def _look(
-        self, turn: int, bad: Collection[tuple[str, str, int]]
-    ) -> tuple[list[Target], list[Target], set[str], set[str]]:
-        """Targets of this turn and those whose path is bad, own addresses and all others'.
+        self, guest: int, bad: Collection[tuple[str, str, int]]
+    ) -> tuple[dict[tuple[str, str, int], Target], set[str], set[str]]:
+        """Whom to ask: a sample and those whose path is bad, until it is good; own addresses and all others'.
 
         Beside the loop, since there may be many; they are not held any longer than that.
         """
         targets = self._targets()
-        picked = sample(targets, self._settings.sample, turn)
-        known = {target.key for target in picked}
-        again = (target for target in targets if target.key in bad and target.key not in known)
-        addresses = {target.local for target in targets}, {target.address for target in targets}
-        return picked, list(islice(again, self._settings.sample)), *addresses  # until it is good
+        picked = {target.key: target for target in sample(targets, self._settings.sample, guest)}
+        again = (target for target in targets if target.key in bad and target.key not in picked)
+        picked |= {target.key: target for target in islice(again, self._settings.sample)}
+        return picked, {target.local for target in targets}, {target.address for target in targets}
 
     async def _rest(self, until: float) -> None:
         """Until the next round, or the next look where there was nobody to ask; meanwhile unknown paths once more."""

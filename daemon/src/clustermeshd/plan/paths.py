@@ -17,7 +17,7 @@ State = Literal["unknown", "reachable", "degraded", "black-holed", "unreachable"
 STATES: Final[tuple[State, ...]] = ("unknown", "reachable", "degraded", "black-holed", "unreachable")
 _FAILURES: Final = 3  # in a row until a path is unreachable or black-holed
 _SUCCESSES: Final = 2  # in a row until it no longer is
-_TURNS: Final = 2 * _FAILURES  # rounds that a node keeps the place that goes round: enough to judge it
+TURNS: Final = 2 * _FAILURES  # rounds that a node keeps the place that goes round: enough to judge it
 _WINDOW: Final = 10  # results that loss is counted over
 _DEGRADED: Final = 3  # losses in the window until a path is degraded
 _RECOVERED: Final = 1  # losses in the window at which it no longer is
@@ -161,12 +161,12 @@ def summarise(paths: Iterable[Path], *, most: int) -> PathSummary:
     return PathSummary(counts, tuple(problems))
 
 
-def sample(targets: Sequence[Target], count: int, turn: int) -> list[Target]:
+def sample(targets: Sequence[Target], count: int, guest: int) -> list[Target]:
     """Which remote nodes to probe: ``count`` of them with all their families, all where there are no more.
 
     One of each remote cluster first, as far as ``count`` goes, then those that score highest by a hash of both ends'
     addresses: the same after a restart, and seen from the other end, so that two nodes tend to choose each other.
-    The last place goes round all the others, some turns each, so that every path is seen now and then.
+    The last place goes to the others in turn, by the number ``guest``: every path is seen now and then.
     """
     nodes: dict[tuple[str, str], list[Target]] = {}
     for target in targets:  # not sorted: of ten thousand that takes 13 ms, in which no other thread gets a turn
@@ -181,7 +181,7 @@ def sample(targets: Sequence[Target], count: int, turn: int) -> list[Target]:
     fixed = list(dict.fromkeys([*first_of_cluster.values(), *ranked]))[: max(count - 1, 0)]
     taken = set(fixed)
     others = [node for node in ranked if node not in taken]
-    chosen = [*fixed, others[turn // _TURNS % len(others)]] if count else []
+    chosen = [*fixed, others[guest % len(others)]] if count else []
     return [target for node in chosen for target in nodes[node]]
 
 
