@@ -12,7 +12,7 @@ pytestmark = pytest.mark.faults
 EDITS = {
     "guard lets all in": ("inner", "counter drop", "counter accept"),
     "guard that looks at another port": ("guard", "dport 4790", "dport 4791"),
-    "exemption for another set": ("exempt", "ip daddr @remote_pods4", "ip daddr @local_pods4"),
+    "exemption for another set": ("exempt", "@remote_pods4_24", "@nodes4"),
     "node that lets all in": ("host", "counter drop", "counter accept"),
     "clamp that clamps nothing": ("mss", "maxseg size > 1410", "maxseg size > 65000"),
 }

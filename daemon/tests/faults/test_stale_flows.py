@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import socket
 import tracemalloc
-from collections.abc import Callable, Iterator
-from ipaddress import ip_network
+from collections.abc import Callable, Iterable, Iterator
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 import pytest
 from clustermeshd.kernel.conntrack import Conntrack, Scope
@@ -47,13 +47,15 @@ def conntrack(nodes: Topology) -> Iterator[Conntrack]:
 def scope(node: MeshNode, family: int) -> Scope:
     """What node a's rules say towards node b."""
 
-    def elements(texts: list[str]) -> list[bytes]:
-        networks = [network for network in map(ip_network, texts) if network.version == family]
-        return [network[0].packed + network[-1].packed for network in networks]
+    def networks(texts: Iterable[str]) -> list[IPv4Network | IPv6Network]:
+        return [network for network in map(ip_network, texts) if network.version == family]
 
     tunnel = node.local.tunnel_address(family)
-    remote = [cidr for remote in node.remotes for cidr in remote.spec.pod_cidrs]
-    return Scope(elements(node.pod_cidrs), elements(remote), tunnel.packed if tunnel else None)
+    local = [network[0].packed + network[-1].packed for network in networks(node.pod_cidrs)]
+    remote: dict[int, set[bytes]] = {}
+    for network in networks(cidr for remote in node.remotes for cidr in remote.spec.pod_cidrs):
+        remote.setdefault(network.prefixlen, set()).add(network[0].packed)
+    return Scope(local, remote, tunnel.packed if tunnel else None)
 
 
 def entries(space: Namespace, family: int) -> list[str]:

@@ -28,7 +28,7 @@ DAMAGE = [
     ("ip", "link", "set", "clustermesh0v6", "down"),
     ("ip", "rule", "del", "pref", "98"),
     ("ip", "addr", "del", "10.91.1.0/32", "dev", "lo"),
-    ("nft", "flush", "set", "inet", "clustermesh", "remote_pods4"),
+    ("nft", "flush", "set", "inet", "clustermesh", "remote_pods4_24"),
     ("nft", "add", "element", "inet", "clustermesh", "nodes4", "{ 1.2.3.4 }"),
     ("nft", "add", "element", "inet", "clustermesh", "peers44_24", "{ 1.2.3.4 . 5 }"),
     ("nft", "flush", "chain", "inet", "clustermesh", "inner"),

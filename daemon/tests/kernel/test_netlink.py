@@ -307,7 +307,7 @@ def test_monitor_ignores_pods_that_come_and_go_and_our_own_writes(mesh: Topology
     assert mesh.a.kernel.apply(Changes(routes=Delta((), (route,)))).failures == ()
     assert mesh.a.kernel.apply(Changes(routes=Delta((route,)))).failures == ()
     table = mesh.a.observe().marked.nft
-    elements = {"remote_pods4": table.elements["remote_pods4"]}
+    elements = {"remote_pods4_24": table.elements["remote_pods4_24"]}
     assert mesh.a.kernel.apply(Changes(nft=NftChange(table, remove=elements))).failures == ()
     assert mesh.a.kernel.apply(Changes(nft=NftChange(table, add=elements))).failures == ()
     for listener in monitor.sockets:

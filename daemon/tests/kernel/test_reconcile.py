@@ -117,7 +117,7 @@ DAMAGE = {
     "nft table gone": "nft delete table inet clustermesh",
     "nft chain flushed": "nft flush chain inet clustermesh exempt",
     "nft chain gone": "nft flush chain inet clustermesh clamp ; delete chain inet clustermesh clamp",
-    "nft element gone": "nft delete element inet clustermesh remote_pods4 { 10.92.1.0/24 }",
+    "nft element gone": "nft delete element inet clustermesh remote_pods4_24 { 10.92.1.0 }",
     "nft element surplus": "nft add element inet clustermesh local_pods4 { 10.77.0.0/16 }",
     "nft rule surplus": "nft add rule inet clustermesh exempt accept",
     "nft chain surplus": "nft add chain inet clustermesh strange",

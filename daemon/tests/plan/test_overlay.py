@@ -121,7 +121,7 @@ def test_without_remote_nodes_a_node_is_left_untouched() -> None:
 def test_disabled_overlay_is_only_the_nat_exemption_and_an_address_to_probe_from() -> None:
     wanted = plan(remote(overlay_routing_mode="Disabled"))
     assert wanted.marked.nft is not None
-    assert wanted.marked.nft.elements["remote_pods4"] == {interval("10.2.0.0/24")}
+    assert wanted.marked.nft.elements["remote_pods4_24"] == {ip_address("10.2.0.0").packed}
     probed_from = keyed([HostAddress(ip_address("10.1.0.0").packed)])
     assert dataclasses.replace(wanted.marked, nft=None) == Marked(addresses=probed_from)
 

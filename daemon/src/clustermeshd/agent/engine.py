@@ -19,7 +19,7 @@ from typing import NamedTuple
 from clustermeshd.kernel.addresses import may_be_chosen
 from clustermeshd.kernel.conntrack import Scope
 from clustermeshd.kernel.dataplane import NOTHING, Kernel
-from clustermeshd.kernel.nftsets import pods_set
+from clustermeshd.kernel.nftsets import local_set, remote_pods
 from clustermeshd.kernel.state import Changes, Failure, FdbEntry, KernelState
 from clustermeshd.kube.objects import RemoteNode
 from clustermeshd.model.settings import Dataplane
@@ -206,8 +206,12 @@ class Engine:
         sources = {base.family: base.source for base in self._wanted.bases.values()}
         return [
             Scope(
-                tuple(elements[pods_set("local", family)]),
-                tuple(elements[pods_set("remote", family)]),
+                tuple(elements[local_set(family)]),
+                {
+                    found.length: frozenset(prefixes)
+                    for name, prefixes in elements.items()
+                    if (found := remote_pods(name)) and found.family == family
+                },
                 sources.get(family),
             )
             for family in (4, 6)
@@ -219,7 +223,7 @@ class Engine:
         change = changes.nft
         if change is not None and change.table is not None:
             is_whole = change.is_new or change.write_rules
-            self.has_new_remotes |= is_whole or any(pods_set("remote", family) in change.add for family in (4, 6))
+            self.has_new_remotes |= is_whole or any(map(remote_pods, change.add))
         failures = self.kernel.apply(changes).failures
         took = changes.without(failures)
         log_changes(took, is_repair=is_repair)

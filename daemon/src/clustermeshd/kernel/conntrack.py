@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import struct
 from bisect import bisect_right
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Set
 from typing import Final, NamedTuple
 
 from clustermeshd.kernel.messages import address_family
@@ -30,11 +30,11 @@ _SOURCE, _DESTINATION = {4: 1, 16: 3}, {4: 2, 16: 4}  # attribute types by addre
 class Scope(NamedTuple):
     """What our NAT rules say for one address family: pods keep their address, the rest gets ``tunnel``, if any.
 
-    ``local`` and ``remote`` are elements of the sets of pods: first and last address of each prefix.
+    ``local`` holds the first and last address of each prefix, ``remote`` the first ones by prefix length.
     """
 
     local: Collection[Element]
-    remote: Collection[Element]
+    remote: Mapping[int, Set[Packed]]
     tunnel: Packed | None
 
 
@@ -49,11 +49,11 @@ class Conntrack:
 
     def forget(self, scope: Scope) -> int:
         """Remove entries towards remote pods that bear another source than our rules give; how many there were."""
-        if not scope.remote:
+        size = next((len(first) for prefixes in scope.remote.values() for first in prefixes), 0)
+        if not size:
             return 0
-        size = len(next(iter(scope.remote))) // 2
         family = _HEADER.pack(address_family(bytes(size)), 0, 0)
-        local, remote = _Ranges(scope.local), _Ranges(scope.remote)
+        local, remote = _Ranges(scope.local), _Prefixes(scope.remote, size)
         stale = [
             (Request(_DELETE, 0, family + key), None)
             for entries in self._netlink.read(_GET, family)  # there may be a million
@@ -78,8 +78,21 @@ class _Ranges:
         return place >= 0 and address <= self._highs[place]
 
 
+class _Prefixes:
+    """Prefixes by length, to ask whether an address lies in one."""
+
+    def __init__(self, prefixes: Mapping[int, Set[Packed]], size: int) -> None:
+        bits = 8 * size
+        self._size = size
+        self._masked = [(((1 << length) - 1) << (bits - length), found) for length, found in prefixes.items()]
+
+    def __contains__(self, address: Packed) -> bool:
+        number = int.from_bytes(address, "big")
+        return any((number & mask).to_bytes(self._size, "big") in found for mask, found in self._masked)
+
+
 def _stale(
-    entries: Collection[bytes], size: int, local: _Ranges, remote: _Ranges, tunnel: Packed | None
+    entries: Collection[bytes], size: int, local: _Ranges, remote: _Prefixes, tunnel: Packed | None
 ) -> Iterator[bytes]:
     """Keys (original tuple, id, zone) of entries whose source is not the one we want the other end to see."""
     source, destination = _SOURCE[size], _DESTINATION[size]

@@ -32,7 +32,16 @@ from clustermeshd.kernel.elements import Sets
 from clustermeshd.kernel.libnftables import Nft
 from clustermeshd.kernel.netlink import Netlink, NetlinkError
 from clustermeshd.kernel.nftdump import NFNETLINK, Dump
-from clustermeshd.kernel.nftsets import FIXED, IP, bound_match, nodes_set, peers_inner, pods_set, set_kind
+from clustermeshd.kernel.nftsets import (
+    FIXED,
+    IP,
+    bound_match,
+    local_set,
+    nodes_set,
+    peers_inner,
+    remote_match,
+    set_kind,
+)
 from clustermeshd.kernel.state import BaseChain, Element, NftChange, NftTable, Packed, address_text
 from clustermeshd.model.errors import Retriable
 from clustermeshd.model.settings import Dataplane
@@ -258,8 +267,12 @@ def _rules(tunnels: Iterable[Tunnel], sets: Iterable[str], settings: Dataplane) 
     chains["outer"].append("fib daddr type != unicast goto inner")
     for family in (4, 6):
         ip = IP[family]
-        local, remote = f"@{pods_set('local', family)}", f"@{pods_set('remote', family)}"
-        chains["exempt"].append(f"{ip} saddr {local} {ip} daddr {remote} snat {ip} to {ip} saddr")
+        local = f"@{local_set(family)}"
+        chains["exempt"] += [
+            f"{ip} saddr {local} {match} snat {ip} to {ip} saddr"
+            for name in sets
+            if (match := remote_match(name, family))
+        ]
         chains["outer"].append(f"{ip} saddr {local} {ip} daddr @{nodes_set(family)} counter drop")
     if tunnels:
         from_tunnel = f'iifname "{_pattern([tunnel.device for tunnel in tunnels])}"'
@@ -270,7 +283,7 @@ def _rules(tunnels: Iterable[Tunnel], sets: Iterable[str], settings: Dataplane) 
         if settings.probe_port:
             chains["host"].append(f"udp dport {settings.probe_port} return")
     for tunnel in tunnels:
-        ip, local = IP[tunnel.family], f"@{pods_set('local', tunnel.family)}"
+        ip, local = IP[tunnel.family], f"@{local_set(tunnel.family)}"
         device = f'"{tunnel.device}"'
         mss = tunnel.mtu - (40 if tunnel.family == 4 else 60)
         chains["mss"] += [

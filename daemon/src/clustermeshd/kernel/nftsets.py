@@ -1,8 +1,8 @@
 """The sets of our nftables table: what each holds, and how it is declared.
 
-Prefixes stand in interval sets. The binding of an outer source to inner sources could be an interval set of two fields
-too, but the kernel takes 30 ms to remove one of ten thousand such elements and looks at all of them for each packet.
-So a prefix is looked up by hash, behind a mask: one set for each prefix length in use.
+This node's few prefixes stand in interval sets. Those of remote pods, and the bindings of an outer source to inner
+sources, could too, but the kernel goes through a whole interval set for each change, and looks at all elements of one
+of two fields for each packet. So these are looked up by hash, behind a mask: one set for each prefix length in use.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from clustermeshd.kernel.state import Element, Packed, address_text
 
@@ -21,11 +21,17 @@ _BYTES: Final = {4: 4, 6: 16}
 _INNER_SOURCE: Final = {4: "@th,336,32", 6: "@th,304,128"}
 _INTERVAL: Final = 0x4  # NFT_SET_INTERVAL
 _PEERS: Final = re.compile(r"peers([46])([46])_([0-9]{1,3})", re.ASCII)
+_REMOTE: Final = re.compile(r"remote_pods([46])_([0-9]{1,3})", re.ASCII)
 
 
-def pods_set(side: str, family: int) -> str:
-    """Name of the set of ``local`` or ``remote`` pod prefixes."""
-    return f"{side}_pods{family}"
+def local_set(family: int) -> str:
+    """Name of the set of the prefixes of this node's pods."""
+    return f"local_pods{family}"
+
+
+def remote_set(family: int, length: int) -> str:
+    """Name of the set of remote pods' prefixes of one length."""
+    return f"remote_pods{family}_{length}"
 
 
 def nodes_set(family: int) -> str:
@@ -62,9 +68,7 @@ class SetKind:
         return f"{address_text(low)}-{address_text(high)}" if low != high else address_text(low)
 
 
-FIXED: Final = tuple(
-    name for family in (4, 6) for name in (pods_set("local", family), pods_set("remote", family), nodes_set(family))
-)
+FIXED: Final = tuple(name for family in (4, 6) for name in (local_set(family), nodes_set(family)))
 
 
 @cache
@@ -75,12 +79,43 @@ def set_kind(name: str) -> SetKind | None:
         if name == nodes_set(family):
             return SetKind(f"type {_ADDRESS[family]};", (_BYTES[family], 0))
         return SetKind(f"type {_ADDRESS[family]}; flags interval;", (_BYTES[family], _INTERVAL))
+    remote = remote_pods(name)
+    if remote is not None:
+        return SetKind(f"type {_ADDRESS[remote.family]};", (_BYTES[remote.family], 0))
     found = _PEERS.fullmatch(name)
     if found is None:
         return None
     outer, inner = int(found[1]), int(found[2])
     body = f"typeof {IP[outer]} saddr . {_INNER_SOURCE[inner]};"
     return SetKind(body, (_BYTES[outer] + _BYTES[inner], 0), _BYTES[outer])
+
+
+class RemotePods(NamedTuple):
+    """What a set of remote pods' prefixes holds."""
+
+    family: int
+    length: int
+
+
+def remote_pods(name: str) -> RemotePods | None:
+    """What a set of that name holds of remote pods' prefixes; None for a set of another kind."""
+    found = _REMOTE.fullmatch(name)
+    return RemotePods(int(found[1]), int(found[2])) if found else None
+
+
+def remote_match(name: str, family: int) -> str | None:
+    """Rule text that matches packets to remote pods of that set; None for a set of another kind or family."""
+    found = remote_pods(name)
+    if found is None or found.family != family:
+        return None
+    bits = 8 * _BYTES[family]
+    mask = address_text(_mask(found.length, bits).to_bytes(_BYTES[family], "big"))
+    masked = "" if found.length == bits else f" & {mask}"
+    return f"{IP[family]} daddr{masked} @{name}"
+
+
+def _mask(length: int, bits: int) -> int:
+    return ((1 << length) - 1) << (bits - length)
 
 
 def bound_match(name: str) -> str | None:
@@ -90,8 +125,7 @@ def bound_match(name: str) -> str | None:
         return None
     outer, inner, length = int(found[1]), int(found[2]), int(found[3])
     bits = 8 * _BYTES[inner]
-    mask = ((1 << length) - 1) << (bits - length)
-    masked = "" if length == bits else f" & {mask:#x}"
+    masked = "" if length == bits else f" & {_mask(length, bits):#x}"
     return f"{IP[outer]} saddr . {_INNER_SOURCE[inner]}{masked} @{name}"
 
 
@@ -102,7 +136,7 @@ def peers_inner(name: str) -> int | None:
 
 
 def prefix_element(low: Packed, high: Packed) -> Element:
-    """Element of a set of prefixes: its first and its last address."""
+    """Element of an interval set: the first and the last address of a prefix."""
     return low + high
 
 

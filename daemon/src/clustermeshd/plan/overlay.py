@@ -49,7 +49,7 @@ from clustermeshd.plan.overlay_claims import (
 )
 from clustermeshd.plan.overlay_index import Claims, hashed_id, nexthop_ids, owners
 from clustermeshd.plan.overlay_local import LocalNode
-from clustermeshd.plan.overlay_parts import Bound, Maker, Part, bound_elements, pod_elements
+from clustermeshd.plan.overlay_parts import Bound, Maker, Part, bound_elements, local_elements, remote_elements
 
 _FAMILIES = (4, 6)
 ValueT = TypeVar("ValueT", bound=Value)
@@ -279,13 +279,13 @@ class Overlay:
     def _set_elements(self, remote: Collection[Prefix], bound: Iterable[Bound]) -> None:
         """Elements over all remote nodes: a prefix inside another one, or a shared address, is one element."""
         self._elements = {name: set() for name in nftsets.FIXED}
-        for name, element in pod_elements("local", self._local_prefixes):
+        for name, element in local_elements(self._local_prefixes):
             self._elements[name].add(element)
         shared: dict[tuple[int, Packed], list[Prefix]] = {}
         for base, outer, own in bound:
             shared.setdefault((base.family, outer), []).extend(own)
         together = [(self._bases[family], outer, own) for (family, outer), own in shared.items()]
-        for name, element in chain(pod_elements("remote", remote), bound_elements(together)):
+        for name, element in chain(remote_elements(remote), bound_elements(together)):
             self._elements.setdefault(name, set()).add(element)
 
     # ---- single remote nodes
@@ -386,7 +386,7 @@ class Overlay:
     def _elements_of(self, parts: Iterable[Part]) -> dict[str, set[Element]]:
         found: dict[str, set[Element]] = {}
         for part in parts:
-            for name, element in (*pod_elements("remote", part.prefixes), *bound_elements(part.bound)):
+            for name, element in (*remote_elements(part.prefixes), *bound_elements(part.bound)):
                 found.setdefault(name, set()).add(element)
         return found
 

@@ -97,11 +97,15 @@ class Maker(NamedTuple):
         return Problem(reason, peer.name, message, peer.cluster_name)
 
 
-def pod_elements(side: str, prefixes: Collection[Prefix]) -> Iterator[tuple[str, Element]]:
-    names = {family: nftsets.pods_set(side, family) for family in (4, 6)}
+def local_elements(prefixes: Collection[Prefix]) -> Iterator[tuple[str, Element]]:
     for prefix in outermost(prefixes):
         last = prefix.high.to_bytes(BITS[prefix.family] // 8, "big")
-        yield names[prefix.family], nftsets.prefix_element(prefix.packed, last)
+        yield nftsets.local_set(prefix.family), nftsets.prefix_element(prefix.packed, last)
+
+
+def remote_elements(prefixes: Collection[Prefix]) -> Iterator[tuple[str, Element]]:
+    for prefix in outermost(prefixes):
+        yield nftsets.remote_set(prefix.family, prefix.length), prefix.packed
 
 
 def bound_elements(bound: Iterable[Bound]) -> Iterator[tuple[str, Element]]:
