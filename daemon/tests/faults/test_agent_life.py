@@ -324,6 +324,8 @@ async def rounds_while_the_node_is_gone(node: MeshNode, strange: RemoteNode, pla
 
     def recorded_whole(inputs: Inputs, *, is_repair: bool, deaf: Deaf) -> Outcome:
         asked.append("whole")
+        assert reconciler._monitor is not None
+        assert deaf == reconciler._monitor.deaf
         return whole(inputs, is_repair=is_repair, deaf=deaf)
 
     thread.engine.quick, thread.engine.whole = recorded_quick, recorded_whole

@@ -82,6 +82,28 @@ def test_any_damage_to_a_kernel_that_was_as_wanted_is_seen_and_repaired(nodes: T
         assert ask(nodes.pod_a, "10.92.1.5") == "10.91.1.5"
 
 
+@pytest.mark.parametrize(
+    ("cidrs", "address", "source"),
+    [
+        (("10.92.0.0/20",), "10.92.1.5", "10.91.1.5"),
+        (("10.92.1.0/32", "10.92.1.4/30"), "10.92.1.5", "10.91.1.5"),
+        (("10.92.1.0/32", "10.92.1.5/32"), "10.92.1.5", "10.91.1.5"),
+        (("fd92::/24",), "fd92:1::5", "fd91:1::5"),
+        (("fd92:1::/128", "fd92:1::4/126"), "fd92:1::5", "fd91:1::5"),
+        (("fd92:1::/128", "fd92:1::5/128"), "fd92:1::5", "fd91:1::5"),
+    ],
+)
+def test_a_source_stays_towards_remote_pods_of_prefixes_of_any_length(
+    nodes: Topology, engine: Engine, cidrs: tuple[str, ...], address: str, source: str
+) -> None:
+    (remote,) = nodes.a.remotes
+    spec = msgspec.structs.replace(remote.spec, pod_cidrs=cidrs)
+    given = dataclasses.replace(inputs(nodes), remotes=(msgspec.structs.replace(remote, spec=spec),))
+    assert not nodes.a.space.call(lambda: engine.whole(given)).failures
+    with Echo(nodes.pod_b, address):
+        assert ask(nodes.pod_a, address) == source
+
+
 def test_a_pod_that_comes_makes_no_new_plan_and_a_moved_underlay_does(nodes: Topology, engine: Engine) -> None:
     def plan() -> object:
         return nodes.a.space.call(lambda: engine.compare(inputs(nodes)))[0]

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 
 from clustermeshd.kernel.messages import address_family
 from clustermeshd.kernel.netlink import NESTED, Netlink, NetlinkError, Request, attribute, attributes
+from clustermeshd.kernel.nftsets import prefix_mask
 from clustermeshd.kernel.state import Element, Packed
 
 _NFNETLINK: Final = 12
@@ -84,7 +85,7 @@ class _Prefixes:
     def __init__(self, prefixes: Mapping[int, Set[Packed]], size: int) -> None:
         bits = 8 * size
         self._size = size
-        self._masked = [(((1 << length) - 1) << (bits - length), found) for length, found in prefixes.items()]
+        self._masked = [(prefix_mask(length, bits), found) for length, found in prefixes.items()]
 
     def __contains__(self, address: Packed) -> bool:
         number = int.from_bytes(address, "big")

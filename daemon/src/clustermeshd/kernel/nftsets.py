@@ -109,12 +109,13 @@ def remote_match(name: str, family: int) -> str | None:
     if found is None or found.family != family:
         return None
     bits = 8 * _BYTES[family]
-    mask = address_text(_mask(found.length, bits).to_bytes(_BYTES[family], "big"))
+    mask = address_text(prefix_mask(found.length, bits).to_bytes(_BYTES[family], "big"))
     masked = "" if found.length == bits else f" & {mask}"
     return f"{IP[family]} daddr{masked} @{name}"
 
 
-def _mask(length: int, bits: int) -> int:
+def prefix_mask(length: int, bits: int) -> int:
+    """The mask of a prefix as a number of so many bits."""
     return ((1 << length) - 1) << (bits - length)
 
 
@@ -125,7 +126,7 @@ def bound_match(name: str) -> str | None:
         return None
     outer, inner, length = int(found[1]), int(found[2]), int(found[3])
     bits = 8 * _BYTES[inner]
-    masked = "" if length == bits else f" & {_mask(length, bits):#x}"
+    masked = "" if length == bits else f" & {prefix_mask(length, bits):#x}"
     return f"{IP[outer]} saddr . {_INNER_SOURCE[inner]}{masked} @{name}"
 
 
