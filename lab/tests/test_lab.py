@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
@@ -139,8 +140,11 @@ def test_clusters_do_not_reach_each_other_s_pods_by_themselves(lab):
 
 
 def test_names_and_pod_cidrs_of_nodes_are_known(lab):
-    nodes = lab.clusters["east"].nodes
-    assert {n.pod_cidrs[0] for n in nodes.values()} == {"10.1.0.0/24", "10.1.1.0/24"}
+    east, nodes = lab.clusters["east"], lab.clusters["east"].nodes
+    cidrs = {name: ip_network(node.pod_cidrs[0]) for name, node in nodes.items()}  # which ones is kube's own choice
+    assert [(c.prefixlen, c.subnet_of(ip_network(east.pod_cidrs[0]))) for c in cidrs.values()] == [(24, True)] * 2
+    where = {name: [n for n, c in cidrs.items() if ip_address(pod_ip(east, f"web-{name}")) in c] for name in nodes}
+    assert where == {"n1": ["n1"], "n2": ["n2"]}
     assert nodes["n1"].exec(["hostname"]).stdout.strip() == "n1"
     assert Path(f"/run/netns/{nodes['n1'].netns}").exists()
 
