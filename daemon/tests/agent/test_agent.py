@@ -232,6 +232,21 @@ def test_once_dry_run_and_uninstall(site: Site) -> None:
     assert site.nodes.a.space.dump() == virgin
 
 
+def test_uninstall_beside_an_agent_that_still_runs_says_so_and_removes_all_once_it_has_ended(site: Site) -> None:
+    virgin = site.nodes.a.space.dump()
+    site.write_remote(site.nodes.b.as_remote())
+    agent = site.start()
+    agent.until_notified("READY=1")
+    command = [sys.executable, "-m", "clustermeshd.cli.daemon", "agent", "--uninstall"]
+    early = site.nodes.a.space.try_run(*command)
+    assert early.returncode == 1
+    assert "an agent seems to run here: stop it and uninstall again" in early.stderr
+    until(lambda: site.routes() == 2, 5, lambda: agent.log)  # which no proof of a removal may miss
+    agent.stop()
+    done = site.nodes.a.space.try_run(*command)
+    assert (done.returncode, site.nodes.a.space.dump()) == (0, virgin), done.stderr
+
+
 IMPATIENT = """
 import sys
 from clustermeshd.agent import main

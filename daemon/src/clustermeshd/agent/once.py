@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from collections.abc import Iterator
-from typing import TextIO
+from typing import Final, TextIO
 
 from clustermeshd.agent.dataplane import KernelThread
 from clustermeshd.agent.engine import Inputs, log_changes
@@ -16,20 +17,44 @@ from clustermeshd.plan.diff import diff
 from clustermeshd.plan.overlay_claims import Problem
 
 _LOG = logging.getLogger(__name__)
+_REPAIR_S: Final = 2.0  # by then an agent that still runs has put back something of what was taken from it
+_LINES: Final = 20
 
 
 def uninstall(settings: Dataplane) -> int:
-    """Remove every kernel object that carries our marks, and nothing else; 0 when all went."""
+    """Remove every kernel object that carries our marks, and nothing else; 0 when all went and stayed away."""
     thread = KernelThread(settings)
     try:
-        changes = diff(Marked(), thread.engine.kernel.observe().marked)
-        report = thread.engine.kernel.apply(changes)
-        log_changes(changes, is_repair=False)
+        kernel = thread.engine.kernel
+        changes = diff(Marked(), kernel.observe().marked)
+        if not changes:
+            return 0
+        report = kernel.apply(changes)
+        log_changes(changes.without(report.failures), is_repair=False)
         for failure in report.failures:
             _LOG.error("%s: %s", failure.object, failure.reason)
-        return 1 if report.failures else 0
+        if report.failures:
+            return 1
+        time.sleep(_REPAIR_S)
+        return _complain(diff(Marked(), kernel.observe().marked))
     finally:
         thread.close()
+
+
+def _complain(left: Changes) -> int:
+    """1 where something is left to remove, which is logged."""
+    found = [str(value) for _, delta in left.deltas() for value in delta.delete]
+    found += ["our nftables table"] if left.nft else []
+    if not found:
+        return 0
+    more = f" and {len(found) - _LINES} more" if len(found) > _LINES else ""
+    _LOG.error(
+        "removed, and there again after %.0f s: %s%s; an agent seems to run here: stop it and uninstall again",
+        _REPAIR_S,
+        ", ".join(found[:_LINES]),
+        more,
+    )
+    return 1
 
 
 async def dry_run(thread: KernelThread, inputs: Inputs, output: str) -> int:

@@ -105,6 +105,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--once", action="store_true", help="reconcile once and exit: 0 when all took, else 1")
-    action.add_argument("--uninstall", action="store_true", help="remove every marked kernel object and exit")
+    action.add_argument(
+        "--uninstall", action="store_true", help="remove every marked kernel object, see that none comes back, exit"
+    )
     parser.add_argument("--dry-run", action="store_true", help="with --once: print what it would write, write nothing")
     parser.add_argument("--output", choices=("table", "json"), default="table", help="form of --dry-run")
