@@ -88,32 +88,43 @@ def _is_authentic(client, token):
     return bool((answer.get("status") or {}).get("authenticated"))
 
 
-def secret_steps(module, client, account, rotation="keep"):
+def secret_steps(module, client, account, rotation="keep", in_use=()):
     """What is to be done about the long-lived tokens of an account; the first step is about the one to use.
 
     ``rotation`` keep uses the newest Secret and makes one where there is none; issue makes one beside it, unless an
-    earlier rotation has not ended; retire removes all but the newest. A newest token that the API server refuses is
-    replaced, and those before it stay.
+    earlier rotation has not ended; retire removes those before the newest that is among ``in_use`` (names of Secrets),
+    by default before the newest. A newest token that the API server refuses is replaced, and those before it stay.
     """
     stored = token_secrets(client, account)
     newest = stored[-1] if stored else None
     token = _stored_token(newest)
     is_refused = bool(token) and not is_accepted(module, client, account, token)
+    following = _access.token_secret(account, _access.generation(newest) + 1 if newest else 1)
+    if rotation == "retire" and module.check_mode and _name(following) in in_use:  # a run would have made it by now
+        return [Step("keep", following, None), *_deletions(stored[:-1] if is_refused else stored)]
     if newest and not is_refused and not (rotation == "issue" and len(stored) == 1):
         steps = [plan_present(_access.token_secret(account, _access.generation(newest)), newest)]
     else:
-        wanted = _access.token_secret(account, _access.generation(newest) + 1 if newest else 1)
-        steps = [plan_present(wanted, client.read(wanted))]
+        steps = [plan_present(following, client.read(following))]
     if is_refused:
-        steps.append(Step("delete", None, newest))
+        steps += _deletions([newest])
     elif rotation == "retire":
-        steps += [Step("delete", None, item) for item in stored[:-1]]
+        used = (n for n, item in enumerate(stored) if _name(item) in in_use)
+        steps += _deletions(stored[: max(used, default=len(stored) - 1)])
     return steps
+
+
+def _name(secret):
+    return secret["metadata"]["name"]
+
+
+def _deletions(secrets):
+    return [Step("delete", None, item) for item in secrets]
 
 
 def without_tokens(client, account):
     """The steps that remove the long-lived tokens of an account."""
-    return [Step("delete", None, item) for item in token_secrets(client, account)]
+    return _deletions(token_secrets(client, account))
 
 
 def issued_token(module, client, step):

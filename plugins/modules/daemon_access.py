@@ -25,6 +25,11 @@ options:
     type: str
     choices: [keep, issue, retire]
     default: keep
+  in_use:
+    description: With O(rotation=retire), names of Secrets whose tokens are in use. As for M(clustermesh.core.remote_access).
+    type: list
+    elements: str
+    default: []
   tokens:
     description:
       - Whether the accounts have long-lived tokens. Daemons that run as pods get short-lived ones from their nodes and
@@ -112,7 +117,8 @@ def run(module, client):
         write(module, client, [*steps, *gone], ADOPT)
         return result([*steps, *gone])
     made = {
-        key: _tokens.secret_steps(module, client, account, params["rotation"]) for key, account in accounts.items()
+        key: _tokens.secret_steps(module, client, account, params["rotation"], params["in_use"])
+        for key, account in accounts.items()
     }
     steps += [step for one in made.values() for step in one]
     write(module, client, steps, ADOPT)
@@ -131,6 +137,7 @@ def main():
     arguments = spec(
         state={"type": "str", "choices": ["present", "absent"], "default": "present"},
         rotation={"type": "str", "choices": ["keep", "issue", "retire"], "default": "keep"},
+        in_use={"type": "list", "elements": "str", "default": []},
         tokens={"type": "bool", "default": True},
         server={"type": "str"},
         server_ca_cert={"type": "path"},

@@ -44,10 +44,18 @@ options:
       - V(keep) uses the token that is there.
       - V(issue) makes a new one beside it and returns the new one; when an earlier rotation did not end, the one that it
         made. A requested token is replaced, and the one before stays good until its own end.
-      - V(retire) removes every token but the newest, also one of the other type. Only when every peer uses the newest.
+      - V(retire) removes every token before the newest, also one of the other type. Only when every peer uses the newest.
     type: str
     choices: [keep, issue, retire]
     default: keep
+  in_use:
+    description:
+      - With O(rotation=retire), names of Secrets whose tokens are in use, as RV(objects) of the run with V(issue) has them;
+        only older ones are removed then, and a check run knows of the one that a run would have made.
+      - By default the newest is in use.
+    type: list
+    elements: str
+    default: []
   server:
     description: URL under which peers reach the API server, by default the one that this module uses.
     type: str
@@ -159,7 +167,7 @@ def run(module, client):
         return result(steps)
     steps, issued, more = _tokens.plan(client, definitions), client.read(kept), {}
     if params["token_type"] == "secret":  # noqa: S105
-        made = _tokens.secret_steps(module, client, _access.REMOTE, rotation)
+        made = _tokens.secret_steps(module, client, _access.REMOTE, rotation, params["in_use"])
         write(module, client, [*steps, *made], ADOPT)
         token = _tokens.issued_token(module, client, made[0])
         others = [issued] if issued else []
@@ -198,6 +206,7 @@ def main():
         state={"type": "str", "choices": ["present", "absent"], "default": "present"},
         token_type={"type": "str", "choices": ["secret", "request"], "default": "secret", "no_log": False},
         rotation={"type": "str", "choices": ["keep", "issue", "retire"], "default": "keep"},
+        in_use={"type": "list", "elements": "str", "default": []},
         expiration={"type": "int", "default": 2592000},
         renew_before={"type": "int", "default": 604800},
         server={"type": "str"},

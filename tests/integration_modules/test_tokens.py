@@ -76,3 +76,37 @@ def test_a_revoked_token_does_not_take_older_ones_along(direct, oslo):
     answer = direct.run("remote_access", {**auth(oslo), "rotation": "retire"})
     found = {name: action for name, action in actions(answer).items() if action != "keep"}
     assert found == {"Secret/clustermesh-remote-token-3": "create", "Secret/clustermesh-remote-token-2": "delete"}
+
+
+@pytest.mark.parametrize(
+    ("module", "account"), [("remote_access", "clustermesh-remote"), ("daemon_access", "clustermesh-agent")]
+)
+def test_a_check_of_a_rotation_foretells_its_end_as_well(direct, rome, module, account):
+    """In a check run nothing is issued, so that its second half finds one token only."""
+    options = auth(rome)
+    direct.run(module, options)
+
+    def rotate(check: bool) -> list[dict]:
+        issued = direct.run(module, {**options, "rotation": "issue"}, check=check)
+        in_use = [item["name"] for item in issued["objects"] if item["kind"] == "Secret"]
+        return [issued, direct.run(module, {**options, "rotation": "retire", "in_use": in_use}, check=check)]
+
+    start = len(audit(rome))
+    foretold = rotate(check=True)
+    assert writes(rome, start) == []
+    done = rotate(check=False)
+    assert list(map(actions, foretold)) == list(map(actions, done))
+    found = {name: action for name, action in actions(done[1]).items() if name.startswith(f"Secret/{account}-token")}
+    assert found == {f"Secret/{account}-token": "delete", f"Secret/{account}-token-2": "keep"}
+
+
+def test_a_token_that_is_newer_than_those_in_use_and_the_ones_in_use_stay(direct, rome):
+    """Somebody else may rotate meanwhile."""
+    options = {**auth(rome), "rotation": "retire"}
+    direct.run("remote_access", {**options, "rotation": "keep"})
+    stored = sorted(kubectl(rome, *SYSTEM, "get", "secrets", "-o", "name").split())
+    name = next(item.removeprefix("secret/") for item in stored if "clustermesh-remote-token" in item)
+    direct.run("remote_access", {**options, "rotation": "issue"})
+    assert set(actions(direct.run("remote_access", {**options, "in_use": [name]})).values()) == {"keep"}
+    gone = actions(direct.run("remote_access", options))
+    assert [item for item, action in gone.items() if action == "delete"] == [f"Secret/{name}"]
