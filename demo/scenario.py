@@ -34,8 +34,13 @@ class Recap:
     output: str
 
     @property
+    def changes(self) -> dict[str, int]:
+        """Tasks that changed something, or in a check run would, by host."""
+        return {name: host["changed"] for name, host in self.hosts.items()}
+
+    @property
     def changed(self) -> int:
-        return sum(host["changed"] for host in self.hosts.values())
+        return sum(self.changes.values())
 
 
 def playbook(lab: Lab, name: str = "mesh.yml", *extra: str, echo: bool = False) -> Recap:

@@ -42,6 +42,14 @@ def pool(peer, cidr, version):
     }
 
 
+def as_stored(peer, configurations):
+    """A peer as far as pools go: without a kubeconfig it stays as its stored RemoteClusterConfiguration has it."""
+    if peer.get("kubeconfig"):
+        return peer
+    options = ((configurations.get(peer["name"]) or {}).get("spec") or {}).get("syncOptions") or {}
+    return {"name": peer["name"], "overlay": options.get("overlayRoutingMode") or "Enabled"}
+
+
 def plan(peers, stored, version, prune=True):
     """Steps before and steps after the peers' own objects: pools to make, and ours that no peer needs any more.
 

@@ -29,7 +29,8 @@ options:
       kubeconfig:
         description:
           - Content of a kubeconfig with access to the peer, as M(clustermesh.core.remote_access) returns it.
-          - Without it the peer's objects stay as they are, as for a peer that is not part of this run.
+          - Without it the peer's objects stay as they are, as for a peer that is not part of this run. Its IPPools stay
+            while its stored RemoteClusterConfiguration leaves the routes to the underlay, whatever its other options say.
         type: str
       overlay:
         description: Whether the mesh routes to the peer through its overlay, or the underlay does already.
@@ -54,6 +55,12 @@ options:
     description: Whether to remove peers that are not in O(peers). Only objects with our label are removed.
     type: bool
     default: true
+  prune_only:
+    description:
+      - Whether to remove only, and to make or change nothing for the peers. As the last part of a run, after another one
+        which has made everything; so that a check run does not foretell the same twice.
+    type: bool
+    default: false
   prune_pools:
     description: Whether to remove IPPools with our label that no peer needs any more.
     type: bool
@@ -125,9 +132,9 @@ def calico(client):
     return None, []
 
 
-def pool_steps(module, client):
+def pool_steps(module, client, configurations):
     """Steps about pools, before and after those about peers."""
-    peers = module.params["peers"]
+    peers = [_pools.as_stored(peer, configurations) for peer in module.params["peers"]]
     version, stored = calico(client)
     if version is None:
         return [], []
@@ -135,25 +142,28 @@ def pool_steps(module, client):
         module.warn(
             f"no pod CIDR of {name} is known, so Calico may masquerade what goes there: set mesh_pod_cidrs of {name}"
         )
-    return _pools.plan(peers, stored, version, module.params["prune"] and module.params["prune_pools"])
+    makes, gone = _pools.plan(peers, stored, version, module.params["prune"] and module.params["prune_pools"])
+    return [] if module.params["prune_only"] else makes, gone
 
 
 def run(module, client):
     """Plans over what is stored and writes what differs."""
-    params = module.params
+    params, peers = module.params, module.params["peers"]
+    if params["prune_only"]:
+        peers = [{"name": peer["name"]} for peer in peers]
     secrets = by_name(client.items(f"/api/v1/namespaces/{NAMESPACE}/secrets"), "v1", "Secret")
     stored = by_name(client.items(f"/apis/{GROUP}/remoteclusterconfigurations"), GROUP, "RemoteClusterConfiguration")
     readers = [client.read(item) for item in _peering.reader([])]
-    steps, peers = _peering.plan(params["peers"], secrets, stored, readers, params["prune"])
-    makes, gone = pool_steps(module, client)
-    if params["peers"]:
+    steps, results = _peering.plan(peers, secrets, stored, readers, params["prune"])
+    makes, gone = pool_steps(module, client, stored)
+    if peers and not params["prune_only"]:
         steps = [plan_some(namespace(), client.read(namespace())), *makes, *steps]
     steps = [*steps, *gone]
-    for peer in peers:
-        if peer["action"] == "skipped":
+    for peer in results:
+        if peer["action"] == "skipped" and not params["prune_only"]:
             module.warn(f"peer {peer['name']} is not part of this run and unknown to this cluster: left out")
     write(module, client, steps, "mesh_peering_adopt")
-    return {"peers": peers, **result(steps)}
+    return {"peers": results, **result(steps)}
 
 
 def main():
@@ -169,6 +179,7 @@ def main():
     arguments = spec(
         peers={"type": "list", "elements": "dict", "default": [], "options": peer},
         prune={"type": "bool", "default": True},
+        prune_only={"type": "bool", "default": False},
         prune_pools={"type": "bool", "default": True},
         adopt={"type": "bool", "default": False},
     )

@@ -136,7 +136,8 @@ def test_leaving_takes_workloads_and_routes_off_the_nodes_also_after_a_run_that_
     assert items(west, "daemonsets,deployments") == []
     for node in west.nodes.values():  # as of an agent that died before the peers went
         node.exec(["ip", "route", "add", "10.99.0.0/24", "dev", "lo", "proto", "77", "table", "4097"])
-    scenario.playbook(lab, "playbooks/leave.yml", *leaving)
+    foretold = scenario.playbook(lab, "playbooks/leave.yml", *leaving, "--check")
+    assert scenario.playbook(lab, "playbooks/leave.yml", *leaving).changes == foretold.changes
     left = [text for text in kernel(west).values() if "clustermesh0" in text or "4097" in text or "proto 77" in text]
     assert left == []
     assert [n for n in json.loads(west.kubectl("get", "daemonsets,deployments", "-A", "-o", "json"))["items"]

@@ -85,3 +85,33 @@ def test_pools_are_there_before_the_overlay_lets_go(ansible, paris, pools):
     peering(ansible, paris, "Disabled", ["10.2.0.0/16"])
     kinds = [line.split("/")[-1].split("?")[0] for line in writes(paris, start)]
     assert kinds == ["clustermesh-oslo-10-2-0-0-16", "oslo"]
+
+
+def test_a_peer_outside_of_the_run_keeps_its_pools_until_it_is_switched_itself(ansible, paris, pools):
+    """A switch that does not reach the peer leaves the pair as it is, so Calico must go on sparing its pods."""
+    peering(ansible, paris, "Disabled", ["10.2.0.0/16"])
+    outside = {"name": "oslo", "overlay": "Enabled", "pod_cidrs": ["10.2.0.0/16"]}
+    options = {"kubeconfig": str(paris.kubeconfig), "peers": [outside]}
+    assert not ansible.run("peering", options)["changed"]
+    assert len(pools()) == 2
+    peering(ansible, paris, "Enabled", ["10.2.0.0/16"], prune=False)
+    assert len(pools()) == 2
+    assert ansible.run("peering", options)["changed"]
+    assert list(pools()) == ["theirs"]
+
+
+def test_removing_only_foretells_and_does_what_is_left_after_a_switch(ansible, paris, pools):
+    peering(ansible, paris, "Disabled", ["10.2.0.0/16"])
+
+    def switch(*flags: str) -> list[dict[str, str]]:
+        parts = ({"prune": False}, {"prune_only": True})
+        answers = [peering(ansible, paris, "Enabled", ["10.2.0.0/16"], *flags, **part) for part in parts]
+        done = [{item["name"]: item["action"] for item in answer["objects"]} for answer in answers]
+        return [{name: action for name, action in part.items() if action != "keep"} for part in done]
+
+    start = len(audit(paris))
+    foretold = switch("--check")
+    assert writes(paris, start) == []
+    assert foretold == [{"oslo": "update"}, {"clustermesh-oslo-10-2-0-0-16": "delete"}]
+    assert switch() == foretold
+    assert list(pools()) == ["theirs"]
