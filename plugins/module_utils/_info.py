@@ -145,21 +145,26 @@ def _overlay_of(peer):
 
 
 def sample_of(pods, number):
-    """The first ready pods with addresses of their own: [{name, address, port}], one for each family a pod has."""
+    """The first ready pods with addresses of their own, of as many nodes as there are.
+
+    [{name, node, address, port}], one for each family that a pod has.
+    """
     found = {}
     for pod in pods:
-        if len(found) == number:
-            break
         meta, spec, status = pod["metadata"], pod.get("spec") or {}, pod.get("status") or {}
         if spec.get("hostNetwork") or not is_true(pod, "Ready"):
             continue
         ports = (port for box in spec.get("containers") or () for port in box.get("ports") or ())
         port = next((port["containerPort"] for port in ports if port.get("protocol", "TCP") == "TCP"), 0)
-        addresses = [one["ip"] for one in status.get("podIPs") or ()]
-        name = f"{meta['namespace']}/{meta['name']}"
+        one = {"name": f"{meta['namespace']}/{meta['name']}", "node": spec.get("nodeName") or "", "port": port}
+        addresses = [{**one, "address": address["ip"]} for address in status.get("podIPs") or ()]
         if addresses:
-            found[name] = [{"name": name, "address": address, "port": port} for address in addresses]
-    return [target for targets in found.values() for target in targets]
+            found[one["name"]] = addresses
+    nodes, first, more = set(), [], []
+    for addresses in found.values():
+        (more if addresses[0]["node"] in nodes else first).append(addresses)
+        nodes.add(addresses[0]["node"])
+    return [address for addresses in [*first, *more][:number] for address in addresses]
 
 
 def other_overlay(answer, wanted):

@@ -40,7 +40,7 @@ options:
   sample_pods:
     description:
       - How many ready pods of the cluster to name in RV(pods), so that others can see whether they reach them. None of those that
-        have the network of their node; those of the cluster's DNS first.
+        have the network of their node; those of the cluster's DNS first, and of as many nodes as there are.
     type: int
     default: 0
   expected_credentials:
@@ -96,7 +96,7 @@ pods:
   type: list
   elements: dict
   returned: success
-  sample: [{name: kube-system/coredns-0, address: 10.42.0.3, port: 53}]
+  sample: [{name: kube-system/coredns-0, node: n1, address: 10.42.0.3, port: 53}]
 rights:
   description: Rights that are missing, or that nobody should have; with O(check_rights).
   type: list

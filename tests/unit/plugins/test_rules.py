@@ -144,10 +144,16 @@ def test_ready_pods_with_addresses_of_their_own_are_a_sample():
 
     pods = [pod("host", {"hostNetwork": True}), pod("ill", conditions=[]), pod("a"), pod("new", podIPs=[]), pod("b")]
     assert _info.sample_of(iter([*pods, pod("c")]), 1) == [
-        {"name": "default/a", "address": "10.1.0.2", "port": 9153},
-        {"name": "default/a", "address": "fd00::2", "port": 9153},
+        {"name": "default/a", "node": "", "address": "10.1.0.2", "port": 9153},
+        {"name": "default/a", "node": "", "address": "fd00::2", "port": 9153},
     ]
     assert [target["name"] for target in _info.sample_of(pods, 9)] == ["default/a"] * 2 + ["default/b"] * 2
+    many = [pod(f"{n}{number}", {"nodeName": n}) for n in ("n1", "n2") for number in range(3)]
+    assert [target["name"] for target in _info.sample_of([*many, *many], 3)][::2] == [
+        "default/n10",
+        "default/n20",
+        "default/n11",
+    ]
 
 
 def test_a_cluster_without_any_agent_routes_to_nobody_and_says_so():

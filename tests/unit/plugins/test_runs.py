@@ -95,3 +95,22 @@ def test_nodes_that_probe_each_other_do_so_at_the_same_time(clusters, forks):
     assert (left_out == []) == (
         clusters == 1 or (forks > 2 and clusters <= 4 * forks) or (forks == 2 and clusters in (2, 6))
     )
+
+
+def test_pods_to_reach_are_of_clusters_that_are_well_and_of_nodes_that_have_not_failed():
+    def result(ready, *nodes):
+        return {"mesh_validate_result": {"ready": ready, "pods": [{"node": node, "address": node} for node in nodes]}}
+
+    hosts = {
+        "b": result(True, "n1", "n2", "x1"),
+        "c": result(True, "n1"),
+        "d": result(False, "n1"),
+        "e": {},
+        "f": {"mesh_validate_result": {"failed": True, "msg": "does not answer"}},
+        "g": {"mesh_validate_result": {"ready": True}},
+        "b-1": {"mesh_cluster": "b", "mesh_node_name": "n1"},
+        "x1": {"mesh_cluster": "b"},
+        "c-1": {"mesh_cluster": "c", "mesh_node_name": "n1"},
+    }
+    found = _pairs.pods(["b", "c", "d", "e", "f", "g"], hosts, ["b-1", "c-1", "x1"], ["c-1"])
+    assert {name: [pod["node"] for pod in some] for name, some in found.items()} == {"b": ["n2"], "c": ["n1"], "g": []}
