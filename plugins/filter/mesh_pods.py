@@ -21,13 +21,8 @@ options:
     description: The variables of hosts by name, C(hostvars).
     type: dict
     required: true
-  run:
-    description: Names of the nodes that the run began with, C(ansible_play_hosts_all).
-    type: list
-    elements: str
-    required: true
-  left:
-    description: Names of those that have not failed since, C(ansible_play_hosts).
+  failed:
+    description: Names of the nodes that have failed in this run.
     type: list
     elements: str
     required: true
@@ -36,7 +31,7 @@ options:
 EXAMPLES = r"""
 - name: Send packets to pods of rome
   clustermesh.core.pod_probe_info:
-    pods: "{{ ['rome'] | clustermesh.core.mesh_pods(hostvars, ansible_play_hosts_all, ansible_play_hosts) }}"
+    pods: "{{ ['rome'] | clustermesh.core.mesh_pods(hostvars, ansible_play_hosts_all | difference(ansible_play_hosts)) }}"
 """
 
 RETURN = r"""

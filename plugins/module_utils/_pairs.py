@@ -217,14 +217,13 @@ def absent(cluster_names, hosts, cluster, run, left):
     return sorted({*run} - {*left} | silent | {*(hosts[cluster].get("mesh_access_left_out") or ())})
 
 
-def pods(peers, hosts, run, left):
-    """Pods of peers by name of the peer; none of peers that are not well, and of nodes that failed since ``run`` began."""
-    failed = {*run} - {*left}
+def pods(peers, hosts, failed):
+    """Pods of peers by name of the peer; none of peers that are not well, and of nodes that failed."""
     found = {}
     for name in peers:
         seen = hosts[name].get("mesh_validate_result") or {}
-        down = node_names(failed, hosts, name)
         if seen.get("ready"):
+            down = node_names(failed, hosts, name)
             found[name] = [pod for pod in seen.get("pods") or () if pod.get("node") not in down]
     return found
 

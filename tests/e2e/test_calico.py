@@ -245,7 +245,8 @@ def test_a_switch_to_the_underlay_brings_calico_a_pool_and_the_way_back_takes_it
     for node in west.nodes.values():
         scenario.until("Felix masquerades nothing to them", lambda node=node: set(made) <= not_masqueraded(node))
 
-    scenario.playbook(meshed, switch)
+    foretold = scenario.playbook(meshed, switch, "--check")
+    assert scenario.playbook(meshed, switch).changes == foretold.changes
     assert pools(west) == theirs
     assert_way(meshed, west, by_overlay=True)
     for node in west.nodes.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 
 import pytest
@@ -61,6 +62,19 @@ def test_each_tag_is_safe_alone(mesh, paris, oslo):
     daemon = mesh("daemon", code=4)
     assert any("serviceaccounts/clustermesh-agent" in path for path in daemon)
     assert mesh("access,peering,daemon", code=4) == set()
+
+
+def test_a_check_of_rotate_names_the_tokens_that_come_and_those_that_go(tmp_path, paris, oslo):
+    plays, planes = Playbooks(tmp_path), {"paris": paris, "oslo": oslo}
+    plays.hosts(**{name: {"mesh_kubeconfig": str(plane.kubeconfig)} for name, plane in planes.items()})
+    code, output = plays.run("mesh", {}, "--tags", "access,peering,daemon")
+    assert code == 0, output
+    starts = [len(audit(plane)) for plane in planes.values()]
+    code, output = plays.run("rotate", {}, "--check", "--diff")
+    assert code == 0, output
+    assert [writes(plane, start) for plane, start in zip(planes.values(), starts, strict=True)] == [[], []]
+    # issued for peers and daemons, handed to the peer, and the old ones of both retired
+    assert re.findall(r"^(\w+) +: .*changed=(\d+)", output, re.MULTILINE) == [("oslo", "5"), ("paris", "5")]
 
 
 def test_nodes_of_more_clusters_than_forks_probe_in_turns(tmp_path, paris, oslo):

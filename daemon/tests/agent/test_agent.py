@@ -241,7 +241,7 @@ def test_uninstall_beside_an_agent_that_still_runs_says_so_and_removes_all_once_
     early = site.nodes.a.space.try_run(*command)
     assert early.returncode == 1
     assert "an agent seems to run here: stop it and uninstall again" in early.stderr
-    until(lambda: site.routes() == 2, 5, lambda: agent.log)  # which no proof of a removal may miss
+    until(lambda: site.routes() == 2, 5, lambda: agent.log)
     agent.stop()
     done = site.nodes.a.space.try_run(*command)
     assert (done.returncode, site.nodes.a.space.dump()) == (0, virgin), done.stderr

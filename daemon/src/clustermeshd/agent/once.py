@@ -18,7 +18,6 @@ from clustermeshd.plan.overlay_claims import Problem
 
 _LOG = logging.getLogger(__name__)
 _REPAIR_S: Final = 2.0  # by then an agent that still runs has put back something of what was taken from it
-_LINES: Final = 20
 
 
 def uninstall(settings: Dataplane) -> int:
@@ -43,17 +42,12 @@ def uninstall(settings: Dataplane) -> int:
 
 def _complain(left: Changes) -> int:
     """1 where something is left to remove, which is logged."""
-    found = [str(value) for _, delta in left.deltas() for value in delta.delete]
-    found += ["our nftables table"] if left.nft else []
-    if not found:
+    if not left:
         return 0
-    more = f" and {len(found) - _LINES} more" if len(found) > _LINES else ""
-    _LOG.error(
-        "removed, and there again after %.0f s: %s%s; an agent seems to run here: stop it and uninstall again",
-        _REPAIR_S,
-        ", ".join(found[:_LINES]),
-        more,
-    )
+    found = [f"{len(delta.delete)} {kind}" for kind, delta in left.deltas() if delta]
+    found += ["the nftables table"] if left.nft else []
+    text = "removed, and there again after %.0f s: %s; an agent seems to run here: stop it and uninstall again"
+    _LOG.error(text, _REPAIR_S, ", ".join(found))
     return 1
 
 
